@@ -1,0 +1,765 @@
+//! The commit protocol: from operations to durable, visible state.
+//!
+//! # The order (rule R1)
+//!
+//! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus* what is on
+//!    its way into it. Space for all that follows is reserved here; a full disk is an error with nothing changed (R8). The
+//!    batch gets its place in the log.
+//! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs, then the
+//!    commit frame, contiguous, in one call. A crash in here leaves frames that no commit vouches for, or a commit that fails its
+//!    checksums: recovery cuts the log there. Nobody was told anything.
+//! 3. **Sync** the range, in the same call (`RWF_DSYNC`, R2). The blobs of extents were synced before step 1, so a commit
+//!    never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after this: recovery finds
+//!    the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or not there.
+//! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names; the
+//!    log repeats the images.
+//! 5. **Tell** the callers, in the order of the log.
+//!
+//! With [`Durability::Process`] step 3 is left to the next checkpoint.
+//!
+//! A failure in 2, 3 or 4 poisons the writer (R3): nothing more is written or acknowledged; reads go on.
+//!
+//! # A checkpoint (rule R9)
+//!
+//! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the log so far,
+//! if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the other superblock, synced. A
+//! crash before the last step leaves the old superblock, whose regions were not touched.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+
+use foldhash::fast::RandomState;
+use zerocopy::IntoBytes;
+
+use crate::batch::{Large, Operation, Operations, Small};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::{BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, align_up, directory_bytes, live};
+use crate::graph::{Changes, CountersNow, Outcome, Records, Removed};
+use crate::index::table::{Events, Table};
+use crate::log::{CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob};
+use crate::medium::Medium;
+use crate::record::{BlobRecord, Key, LinkRecord, Record};
+use crate::source::Source;
+use crate::space::{Region, Space, sync_regions};
+use crate::superblock::{Superblocks, next_superblock};
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// After its bytes were synced: it survives a power cut.
+    #[default]
+    PowerLoss,
+    /// After its bytes were written: it survives the end of the process, not a power cut. After one, the last checkpoint
+    /// and the valid prefix of the log after it are there.
+    Process,
+}
+
+/// Sizes that tests make small. Users have no reason to.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Slots a segment, for a new pack.
+    pub slots: u32,
+    /// Log chunks are at most this long, but for a single larger batch.
+    pub chunk_bytes: u64,
+    /// A checkpoint is due after so many images, or a quarter of the records where that is more.
+    pub checkpoint_images: u64,
+    /// A checkpoint is due after so many bytes of log.
+    pub checkpoint_bytes: u64,
+    /// Segments kept free for dereferences on a full disk.
+    pub reserve_segments: u64,
+}
+
+/// So many dereferences (or unlinks) of single blobs work when the disk is full.
+pub const RESERVED_DEREFERENCES: u64 = 64;
+/// The log bytes kept for them: a commit of up to four images each.
+const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
+/// Chunks are at least this long.
+const CHUNK_BYTES_MIN: u64 = 128 << 10;
+/// The space lock is held for so many images at a time.
+const APPLY_STEP: usize = 256;
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            slots: 63,
+            chunk_bytes: 1 << 20,
+            checkpoint_images: 1_000_000,
+            checkpoint_bytes: 256 << 20,
+            reserve_segments: RESERVED_DEREFERENCES,
+        }
+    }
+}
+
+/// What one operation came to.
+pub enum Done {
+    /// A blob was stored, or one more reference taken on it.
+    Blob(Digest, BlobRecord),
+    /// A link is there.
+    Linked,
+    /// References were given up.
+    Removed(Removed),
+}
+
+/// A decided batch on its way to the disk.
+struct Pending {
+    ticket: u64,
+    /// Jump and chunk frames.
+    heads: Vec<(Offset, FrameHeader)>,
+    /// The small blobs' frames, and where the new ones among them go.
+    arena: Vec<u8>,
+    frames: Vec<(Offset, std::ops::Range<usize>)>,
+    commit: (Offset, Vec<u8>),
+    outcome: Arc<Outcome>,
+    /// The log behind it.
+    tail: Tail,
+    promised: u64,
+}
+
+/// Records on their way into the index, by key. `None` is one that is going.
+#[derive(Default)]
+struct InFlight {
+    /// Decided and not applied; those before `mapped` are in the maps.
+    waiting: Vec<(u64, Arc<Outcome>)>,
+    mapped: usize,
+    blobs: HashMap<Digest, (u64, Option<BlobRecord>), RandomState>,
+    ids: HashMap<Offset, (u64, Digest), RandomState>,
+    links: HashMap<(Offset, Offset), (u64, Option<LinkRecord>), RandomState>,
+}
+
+impl InFlight {
+    /// Puts what waits into the maps. Left until another batch is decided: a single caller never needs it.
+    fn map(&mut self) {
+        for (ticket, outcome) in &self.waiting[self.mapped..] {
+            for (image, digest) in outcome.iter() {
+                match (image.record, digest) {
+                    (Record::Blob(blob), Some(digest)) => {
+                        self.ids.insert(blob.id, (*ticket, *digest));
+                        let now = self.blobs.entry(*digest).or_insert((*ticket, None));
+                        // A digest that died and came back in one batch has two images: the living one counts.
+                        if !image.removed {
+                            *now = (*ticket, Some(blob));
+                        } else if now.0 != *ticket || now.1.is_none_or(|other| other.id == blob.id) {
+                            *now = (*ticket, None);
+                        }
+                    }
+                    (Record::Link(link), _) => {
+                        let state = (!image.removed).then_some(link);
+                        self.links.insert((link.from, link.to), (*ticket, state));
+                    }
+                    (Record::Blob(_), None) => {}
+                }
+            }
+        }
+        self.mapped = self.waiting.len();
+    }
+
+    /// Forgets what is in the index now, up to this ticket.
+    fn forget(&mut self, upto: u64) {
+        let applied = self.waiting.iter().take_while(|(ticket, _)| *ticket <= upto).count();
+        for (ticket, outcome) in self.waiting.drain(..applied).take(self.mapped) {
+            for (image, digest) in outcome.iter() {
+                match (image.record, digest) {
+                    (Record::Blob(blob), Some(digest)) => {
+                        if self.ids.get(&blob.id).is_some_and(|entry| entry.0 == ticket) {
+                            self.ids.remove(&blob.id);
+                        }
+                        if self.blobs.get(digest).is_some_and(|entry| entry.0 == ticket) {
+                            self.blobs.remove(digest);
+                        }
+                    }
+                    (Record::Link(link), _) => {
+                        let key = (link.from, link.to);
+                        if self.links.get(&key).is_some_and(|entry| entry.0 == ticket) {
+                            self.links.remove(&key);
+                        }
+                    }
+                    (Record::Blob(_), None) => {}
+                }
+            }
+        }
+        self.mapped = self.mapped.saturating_sub(applied);
+    }
+}
+
+/// What decides about the next batch.
+struct State {
+    tail: Tail,
+    counters: CountersNow,
+    /// All commits below are durable.
+    durable_upto: Offset,
+    /// Of the newest durable superblock.
+    sequence: u64,
+    in_flight: InFlight,
+    pending: Vec<Pending>,
+    /// The last ticket given out, and the last one applied.
+    ticket: u64,
+    done: u64,
+    /// Whether a leader is writing.
+    leading: bool,
+    /// A compaction has put another pack in place of this one.
+    moved: bool,
+    images_since_checkpoint: u64,
+    bytes_since_checkpoint: u64,
+}
+
+/// The index and the log's state that it has reached.
+struct Applied {
+    table: Table,
+    tail: Tail,
+    counters: CountersNow,
+}
+
+/// How a writer is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// When commits are acknowledged.
+    pub durability: Durability,
+    /// Sizes.
+    pub tuning: Tuning,
+    /// The longest that the file may become.
+    pub limit: u64,
+}
+
+/// The writing half of an open pack. There is one in all processes.
+///
+/// Locks are taken in this order: `superblocks`, `applied`, `space`; `state`, `space`. No lock is held during a sync but
+/// `superblocks`, which only checkpoints and compactions take.
+pub struct Writer<M: Medium> {
+    source: Arc<Source<M>>,
+    medium: Arc<M>,
+    settings: Settings,
+    superblocks: Mutex<Superblocks>,
+    applied: Mutex<Applied>,
+    space: Mutex<Space>,
+    state: Mutex<State>,
+    wake: Condvar,
+    learned: AtomicBool,
+    poison: OnceLock<String>,
+    /// Open writers, and staged blobs.
+    open_writers: AtomicU64,
+    staged: AtomicU64,
+}
+
+/// What a writer begins with: the end of a recovery.
+pub struct Start {
+    /// In the file.
+    pub superblocks: Superblocks,
+    /// The index.
+    pub table: Table,
+    /// The space.
+    pub space: Space,
+    /// The log's tail.
+    pub tail: Tail,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics while it holds this lock: what can fail returns an error")
+}
+
+impl<M: Medium> Writer<M> {
+    /// A writer of the pack that `source` reads.
+    pub fn new(source: Arc<Source<M>>, start: Start, settings: Settings) -> Writer<M> {
+        let newest = &start.superblocks.newest;
+        let counters = CountersNow::from(newest.counters);
+        let state = State {
+            tail: start.tail,
+            counters,
+            durable_upto: start.tail.at,
+            sequence: newest.sequence.get(),
+            in_flight: InFlight::default(),
+            pending: Vec::new(),
+            ticket: 0,
+            done: 0,
+            leading: false,
+            moved: false,
+            images_since_checkpoint: 0,
+            bytes_since_checkpoint: 0,
+        };
+        Writer {
+            medium: source.medium(),
+            source,
+            settings,
+            superblocks: Mutex::new(start.superblocks),
+            applied: Mutex::new(Applied { table: start.table, tail: start.tail, counters }),
+            space: Mutex::new(start.space),
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            learned: AtomicBool::new(false),
+            poison: OnceLock::new(),
+            open_writers: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+        }
+    }
+
+    /// The file.
+    pub fn medium(&self) -> &Arc<M> {
+        &self.medium
+    }
+
+    /// Where its records are read.
+    pub fn source(&self) -> &Arc<Source<M>> {
+        &self.source
+    }
+
+    /// The allocator, for extents.
+    pub fn space(&self) -> MutexGuard<'_, Space> {
+        lock(&self.space)
+    }
+
+    /// How it was set up.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many writers are open.
+    pub fn open_writers(&self) -> &AtomicU64 {
+        &self.open_writers
+    }
+
+    /// How many staged blobs wait for a batch.
+    pub fn staged(&self) -> &AtomicU64 {
+        &self.staged
+    }
+
+    /// What happened to the index since the pack was opened.
+    pub fn events(&self) -> Events {
+        lock(&self.applied).table.events
+    }
+
+    /// What the pack holds, what waits included; and the log's tail.
+    pub fn totals(&self) -> (CountersNow, Tail) {
+        let applied = lock(&self.applied);
+        (applied.counters, applied.tail)
+    }
+
+    /// The error of a writer that failed before.
+    pub fn check(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(reason) => Err(Error::Poisoned { path: self.medium.path().into(), reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing more is written through this handle (rule R3).
+    pub fn poison(&self, error: &Error) {
+        // The first failure is the cause; later ones follow from it.
+        let _ = self.poison.set(error.to_string());
+    }
+
+    /// Works out which regions are free, once.
+    pub fn learn(&self) -> Result<()> {
+        if self.learned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let superblocks = lock(&self.superblocks);
+        let result = lock(&self.space).learn(self.medium.as_ref(), &superblocks.newest, superblocks.older.as_ref());
+        self.learned.store(result.is_ok(), Ordering::Release);
+        result
+    }
+
+    /// Does all operations, or none; returns when they are as durable as the settings say. `None`: this pack was
+    /// replaced by a compaction, and the operations come back to be done there.
+    pub fn commit(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
+        self.check()?;
+        self.learn()?;
+        let (ticket, done) = {
+            let mut state = lock(&self.state);
+            if state.moved {
+                return Ok(Err(operations));
+            }
+            self.decide(&mut state, operations)?
+        };
+        self.wait_for(ticket)?;
+        if self.is_checkpoint_due() {
+            self.checkpoint()?;
+        }
+        Ok(Ok(done))
+    }
+
+    fn decide(&self, state: &mut State, mut operations: Operations) -> Result<(u64, Vec<Done>)> {
+        state.in_flight.map();
+        let removals_only = operations.only_gives_up();
+        let mut plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
+        let result = self.plan(state, &mut operations, &mut plan, removals_only);
+        if result.is_err() {
+            let mut space = lock(&self.space);
+            while let Some(chunk) = plan.chunks.pop() {
+                space.give_back(chunk);
+            }
+        }
+        result
+    }
+
+    fn plan(
+        &self,
+        state: &mut State,
+        operations: &mut Operations,
+        plan: &mut Plan,
+        removals_only: bool,
+    ) -> Result<(u64, Vec<Done>)> {
+        let reserve = if removals_only { 0 } else { RESERVED_LOG_BYTES };
+        let smalls = operations.arena.len() as u64;
+        if smalls > 0 {
+            let count = operations.list.len() as u64;
+            self.make_room(plan, smalls, group_bytes(count, count) + reserve)?;
+        }
+        let current = Current { state, source: &self.source };
+        let mut changes = Changes::new(&current, state.counters);
+        let mut decided = Decided { done: Vec::new(), frames: Vec::new(), published: Vec::new() };
+        let single = operations.list.len() == 1;
+        let marker = self.source.identity().marker.get();
+        for (index, operation) in operations.list.iter().enumerate() {
+            decided.one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker).map_err(|error| {
+                if single { error } else { Error::Batch { index, source: Box::new(error) } }
+            })?;
+        }
+        let outcome = changes.finish();
+        if outcome.images.is_empty() {
+            return Ok((state.ticket, decided.done));
+        }
+        let (images, published) = (outcome.images.len() as u64, decided.published.len() as u64);
+        self.make_room(plan, 0, group_bytes(images, published) + reserve)?;
+        let promised = self.reserve_index(images, removals_only)?;
+
+        let fields = CommitFields {
+            sequence: state.sequence,
+            durable_upto: state.durable_upto,
+            counters: outcome.counters.into(),
+        };
+        let at = plan.tail.at;
+        let commit = encode_group(marker, &mut plan.tail, &outcome.images, &decided.published, &fields);
+        state.bytes_since_checkpoint += smalls + commit.len() as u64;
+        state.images_since_checkpoint += images;
+        state.ticket += 1;
+        state.tail = plan.tail;
+        state.counters = outcome.counters;
+        let outcome = Arc::new(outcome);
+        state.in_flight.waiting.push((state.ticket, outcome.clone()));
+        for operation in operations.list.drain(..) {
+            // From here on the blob may be durable, whatever happens: its bytes are never given back.
+            if let Operation::Large(mut large) = operation
+                && decided.published.iter().any(|blob| blob.id == large.extent.frame())
+            {
+                large.extent.keep();
+            }
+        }
+        state.pending.push(Pending {
+            ticket: state.ticket,
+            heads: std::mem::take(&mut plan.heads),
+            arena: std::mem::take(&mut operations.arena),
+            frames: decided.frames,
+            commit: (at, commit),
+            outcome,
+            tail: plan.tail,
+            promised,
+        });
+        Ok((state.ticket, decided.done))
+    }
+
+    /// Sees to it that `bytes` fit into the chunk, with `more` behind them if another chunk is begun anyway; a jump fits always.
+    fn make_room(&self, plan: &mut Plan, bytes: u64, more: u64) -> Result<()> {
+        let needed = if bytes > 0 { bytes } else { more };
+        if plan.tail.room() >= needed {
+            return Ok(());
+        }
+        let mut space = lock(&self.space);
+        let longest = self.settings.tuning.chunk_bytes;
+        let usual = align_up((space.end().0 / 8).clamp(CHUNK_BYTES_MIN.min(longest), longest), CHUNK_ALIGN);
+        let chunk = space.allocate(self.medium.as_ref(), chunk_bytes(bytes + more, usual), CHUNK_ALIGN)?;
+        let (jump, head) = plan.tail.jump(self.source.identity().marker.get(), chunk);
+        plan.heads.push(jump);
+        plan.heads.push(head);
+        plan.chunks.push(chunk);
+        Ok(())
+    }
+
+    /// Reserves index regions for so many images; returns what was promised.
+    fn reserve_index(&self, images: u64, removals_only: bool) -> Result<u64> {
+        let mut space = lock(&self.space);
+        let needed = space.segments_needed(images);
+        if removals_only {
+            // On a full disk the reserve serves; the promise of the exact worst case would ask for more than is kept.
+            let copies = needed.min(images);
+            space.promise(self.medium.as_ref(), copies, 0)?;
+            return Ok(copies);
+        }
+        space.promise(self.medium.as_ref(), needed, self.settings.tuning.reserve_segments)?;
+        let depth = self.source.view().live().depth;
+        if let Err(error) = space.reserve_directories(self.medium.as_ref(), directory_bytes(depth + 1)) {
+            space.release(needed);
+            return Err(error);
+        }
+        Ok(needed)
+    }
+
+    /// Waits until the batch with this ticket is durable and visible; leads the others if nobody does.
+    fn wait_for(&self, ticket: u64) -> Result<()> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.done >= ticket {
+                return Ok(());
+            }
+            self.check()?;
+            if state.leading {
+                state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
+                continue;
+            }
+            state.leading = true;
+            let group = std::mem::take(&mut state.pending);
+            drop(state);
+            let result = self.flush(&group);
+            state = lock(&self.state);
+            state.leading = false;
+            match (&result, group.last()) {
+                (Ok(()), Some(last)) => {
+                    if self.settings.durability == Durability::PowerLoss {
+                        state.durable_upto = last.tail.at;
+                    }
+                    state.done = last.ticket;
+                    state.in_flight.forget(last.ticket);
+                }
+                (Err(error), _) => self.poison(error),
+                (Ok(()), None) => {}
+            }
+            self.wake.notify_all();
+            result?;
+        }
+    }
+
+    /// Steps 2 to 4 for a group of batches.
+    fn flush(&self, group: &[Pending]) -> Result<()> {
+        let durable = self.settings.durability == Durability::PowerLoss;
+        let mut pieces: Vec<(Offset, &[u8])> = Vec::new();
+        for pending in group {
+            pieces.extend(pending.heads.iter().map(|(at, head)| (*at, head.as_bytes())));
+            pieces.extend(pending.frames.iter().map(|(at, range)| (*at, &pending.arena[range.clone()])));
+            pieces.push((pending.commit.0, &pending.commit.1));
+        }
+        pieces.sort_by_key(|(at, _)| *at);
+        let follows = |a: &(Offset, &[u8]), b: &(Offset, &[u8])| a.0.0 + a.1.len() as u64 == b.0.0;
+        for run in pieces.chunk_by(follows) {
+            let bytes: Vec<&[u8]> = run.iter().map(|(_, bytes)| *bytes).collect();
+            self.medium
+                .write_at(run[0].0, &bytes, durable)
+                .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
+        }
+        let mut applied = lock(&self.applied);
+        for pending in group {
+            self.apply(&mut applied, pending)?;
+        }
+        if let (Some(last), true) = (group.last(), durable) {
+            self.medium
+                .store(live::DURABLE, &[last.tail.at.0])
+                .map_err(|e| Error::io("store the durable tail", self.medium.path(), e))?;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, applied: &mut Applied, pending: &Pending) -> Result<()> {
+        let mut view = self.source.view();
+        for images in pending.outcome.images.chunks(APPLY_STEP) {
+            let mut space = lock(&self.space);
+            if view.outgrown(space.end().0) {
+                view = self.source.renew()?;
+            }
+            for image in images {
+                // A split below may have made the file longer than the view's map.
+                if view.outgrown(space.end().0) {
+                    view = self.source.renew()?;
+                }
+                applied.table.apply(&view, &mut space, image)?;
+            }
+        }
+        lock(&self.space).release(pending.promised);
+        (applied.tail, applied.counters) = (pending.tail, pending.outcome.counters);
+        Ok(())
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let state = lock(&self.state);
+        let tuning = &self.settings.tuning;
+        let records = state.counters.blobs + state.counters.links;
+        state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
+            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes && self.settings.durability == Durability::Process
+    }
+
+    /// Makes the index durable as of now, so that nothing before has to be replayed.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.check()?;
+        let mut superblocks = lock(&self.superblocks);
+        let result = self.checkpoint_with(&mut superblocks);
+        if let Err(error) = &result {
+            self.poison(error);
+        }
+        result
+    }
+
+    fn checkpoint_with(&self, superblocks: &mut Superblocks) -> Result<()> {
+        {
+            let mut state = lock(&self.state);
+            (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+        }
+        let sequence = superblocks.newest.sequence.get() + 1;
+        let (fresh, next) = {
+            let mut applied = lock(&self.applied);
+            let mut space = lock(&self.space);
+            if applied.tail.at.0 == superblocks.newest.tail.get() {
+                return Ok(());
+            }
+            let frozen = applied.table.freeze(sequence);
+            let mut fresh = space.freeze();
+            fresh.extend(frozen.dirty);
+            let next = next_superblock(&superblocks.newest, &applied.tail, &space, frozen.live, applied.counters);
+            (fresh, next)
+        };
+        if self.settings.durability == Durability::Process {
+            self.medium.sync_all().map_err(|e| Error::io("sync the log", self.medium.path(), e))?;
+        }
+        sync_regions(self.medium.as_ref(), fresh)?;
+        superblocks.write(self.medium.as_ref(), next)?;
+        // Only now: a commit that names a superblock vouches for it.
+        let mut state = lock(&self.state);
+        state.sequence = sequence;
+        state.durable_upto = state.durable_upto.max(Offset(next.tail.get()));
+        drop(state);
+        lock(&self.space).release_retired(superblocks.oldest());
+        Ok(())
+    }
+
+    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. After a success the pack counts as
+    /// replaced: whoever wants to commit is sent on.
+    pub fn replace<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _checkpoints = lock(&self.superblocks);
+        let mut state = lock(&self.state);
+        while state.leading || state.done < state.ticket {
+            self.check()?;
+            state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
+        }
+        let (writers, staged) = (self.open_writers.load(Ordering::Acquire), self.staged.load(Ordering::Acquire));
+        if writers + staged > 0 {
+            return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
+        }
+        let result = work()?;
+        state.moved = true;
+        Ok(result)
+    }
+}
+
+/// Where a batch goes in the log; nothing of it holds before the state takes it over.
+struct Plan {
+    tail: Tail,
+    heads: Vec<(Offset, FrameHeader)>,
+    chunks: Vec<Region>,
+}
+
+/// What the operations so far came to.
+struct Decided {
+    done: Vec<Done>,
+    frames: Vec<(Offset, std::ops::Range<usize>)>,
+    published: Vec<Published>,
+}
+
+impl Decided {
+    fn one<R: Records>(
+        &mut self,
+        changes: &mut Changes<'_, R>,
+        operation: &Operation,
+        arena: &mut [u8],
+        tail: &mut Tail,
+        marker: u64,
+    ) -> Result<()> {
+        let done = match operation {
+            Operation::Small(small) => {
+                if changes.publish(&small.digest, small.tag, tail.at, small.length)? {
+                    self.take_in(small, arena, tail, marker);
+                }
+                blob_now(changes, &small.digest)?
+            }
+            Operation::Large(large) => {
+                let Large { digest, tag, length, checksum, synced, extent } = large.as_ref();
+                if changes.publish(digest, *tag, extent.frame(), *length)? {
+                    self.published.push(Published { id: extent.frame(), checksum: *checksum, synced: *synced });
+                }
+                blob_now(changes, digest)?
+            }
+            Operation::Reference(digest) => Done::Blob(*digest, changes.reference(digest)?),
+            Operation::Dereference(digest) => Done::Removed(changes.dereference(digest)?),
+            Operation::Link(to, from) => {
+                changes.link(to, from)?;
+                Done::Linked
+            }
+            Operation::Unlink(to, from) => Done::Removed(changes.unlink(to, from)?),
+        };
+        self.done.push(done);
+        Ok(())
+    }
+
+    /// Gives a small blob its place at the tail, and its header.
+    fn take_in(&mut self, small: &Small, arena: &mut [u8], tail: &mut Tail, marker: u64) {
+        let header = BlobHeader::new(marker, tail.at, &small.digest, small.length);
+        arena[small.frame.start..][..header.bytes().len()].copy_from_slice(header.bytes());
+        let checksum = seal_blob(&header, small.checksum.clone());
+        self.published.push(Published { id: tail.at, checksum, synced: false });
+        match self.frames.last_mut() {
+            Some((_, range)) if range.end == small.frame.start => range.end = small.frame.end,
+            _ => self.frames.push((tail.at, small.frame.clone())),
+        }
+        tail.at = Offset(tail.at.0 + small.frame.len() as u64);
+    }
+}
+
+fn blob_now<R: Records>(changes: &Changes<'_, R>, digest: &Digest) -> Result<Done> {
+    let blob = changes.blob(digest)?.ok_or(Error::NotFound { digest: *digest })?;
+    Ok(Done::Blob(*digest, blob))
+}
+
+/// The records as the next batch finds them.
+struct Current<'a, M: Medium> {
+    state: &'a State,
+    source: &'a Source<M>,
+}
+
+impl<M: Medium> Records for Current<'_, M> {
+    fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>> {
+        match self.state.in_flight.blobs.get(digest) {
+            Some((_, blob)) => Ok(*blob),
+            None => self.source.ask(|view| view.blob_record(digest)),
+        }
+    }
+
+    fn blob_by_id(&self, id: Offset) -> Result<(BlobRecord, Digest)> {
+        let digest = match self.state.in_flight.ids.get(&id) {
+            Some((_, digest)) => *digest,
+            None => self.source.ask(|view| view.digest_at(id))?,
+        };
+        match self.blob(&digest)? {
+            Some(blob) if blob.id == id => Ok((blob, digest)),
+            _ => Err(self.damaged(id, "a list of links names a blob that has no record")),
+        }
+    }
+
+    fn link(&self, from: Offset, to: Offset) -> Result<Option<LinkRecord>> {
+        if let Some((_, link)) = self.state.in_flight.links.get(&(from, to)) {
+            return Ok(*link);
+        }
+        let tag = self.link_tag(from, to);
+        let record = self.source.ask(|view| view.record(Key::Link(from, to), tag))?;
+        Ok(record.and_then(|record| match record {
+            Record::Link(link) => Some(link),
+            Record::Blob(_) => None,
+        }))
+    }
+
+    fn link_tag(&self, from: Offset, to: Offset) -> u64 {
+        self.source.tagger().of_link(from, to)
+    }
+
+    fn damaged(&self, at: Offset, what: &str) -> Error {
+        Error::damaged(self.source.medium().path(), at.0, what)
+    }
+}
+
+const _: () = assert!(RESERVED_LOG_BYTES + PLAIN_BYTES < CHUNK_BYTES_MIN);

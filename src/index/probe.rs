@@ -1,0 +1,297 @@
+//! Reading the index: lock-free lookups, and walks in the order of the tags.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use zerocopy::FromBytes;
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::{
+    Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, header_bytes, home_slot,
+    to_usize,
+};
+use crate::medium::Medium;
+use crate::record::{BlobRecord, Image, Key, Record, Words, bytes_of};
+use crate::view::View;
+
+/// How often a lookup starts over while the index changes under it, before it says so.
+const ATTEMPTS: u32 = 10_000;
+/// From this attempt on it waits a little between two.
+const PATIENT: u32 = 16;
+
+/// Why a lookup has no answer from this view.
+#[derive(Debug)]
+pub enum Stop {
+    /// The file outgrew the view's map: renew the view and ask again.
+    Outgrown,
+    /// The index kept changing (or its writer died in the middle of a change).
+    Busy,
+    /// An error to be passed on.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, Stop>;
+
+/// A blob as a lookup finds it: all that a reader of its bytes needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where its frame stands.
+    pub id: Offset,
+    /// Where its payload begins.
+    pub payload: Offset,
+    /// The payload's bytes.
+    pub length: u64,
+}
+
+/// What a slot turned out to be.
+enum Candidate<T> {
+    /// What was looked for.
+    Hit(T),
+    /// Another record with the same tag.
+    Other,
+    /// It makes no sense: it changed while it was read, or it is damaged. The offset and what is wrong.
+    Odd(Offset, &'static str),
+}
+
+/// A segment as one lookup sees it.
+struct Segment<'v> {
+    at: Offset,
+    entry: Entry,
+    live: u64,
+    words: &'v [AtomicU64],
+}
+
+impl<M: Medium> View<M> {
+    /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header, which
+    /// must agree (rule R11).
+    #[inline]
+    pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
+        self.search(self.tagger().of_blob(digest), |slot, _| self.check_blob(digest, slot))
+    }
+
+    /// The full record of the blob with this digest.
+    pub fn blob_record(&self, digest: &Digest) -> Answer<Option<BlobRecord>> {
+        self.search(self.tagger().of_blob(digest), |slot, at| match self.check_blob(digest, slot) {
+            Candidate::Hit(found) => match load_record(slot) {
+                Some(Image { record: Record::Blob(blob), .. }) if blob.id == found.id => Candidate::Hit(blob),
+                _ => Candidate::Odd(at, "a blob record fails its checksum"),
+            },
+            Candidate::Other => Candidate::Other,
+            Candidate::Odd(at, what) => Candidate::Odd(at, what),
+        })
+    }
+
+    /// The record with this key and tag.
+    pub fn record(&self, key: Key, tag: u64) -> Answer<Option<Record>> {
+        self.search(tag, |slot, at| match load_record(slot) {
+            Some(image) if image.record.key() == key => Candidate::Hit(image.record),
+            Some(_) => Candidate::Other,
+            None => Candidate::Odd(at, "a record fails its checksum"),
+        })
+    }
+
+    /// The digest in the header of the blob frame at `id`.
+    pub fn digest_at(&self, id: Offset) -> Answer<Digest> {
+        match self.frame(id).and_then(|frame| frame.digest) {
+            Some(digest) => Ok(digest),
+            None if self.outgrown(id.0.saturating_add(128)) => Err(Stop::Outgrown),
+            None => Err(self.damaged(id, "a record speaks of a blob frame here, but there is none").into()),
+        }
+    }
+
+    #[inline]
+    fn check_blob(&self, digest: &Digest, slot: &[AtomicU64]) -> Candidate<Found> {
+        let id = Offset(u64::from_le(slot[1].load(Ordering::Acquire)));
+        let length = u64::from_le(slot[2].load(Ordering::Acquire));
+        let kind = u64::from_le(slot[7].load(Ordering::Acquire)) >> 32 & 0xff;
+        if kind != Kind::Blob as u64 {
+            return Candidate::Other;
+        }
+        let header = header_bytes(digest.algorithm());
+        let Some(bytes) = length.checked_add(header).and_then(|all| self.bytes(id, all)) else {
+            return Candidate::Odd(id, "a blob lies outside the file");
+        };
+        let Ok((head, _)) = FrameHeader::ref_from_prefix(bytes) else {
+            return Candidate::Odd(id, "a blob lies outside the file");
+        };
+        let same = head.marker.get() == self.marker()
+            && head.kind == Kind::Blob as u8
+            && head.algorithm == digest.algorithm().code()
+            && head.offset.get() == id.0
+            && head.length.get() == length
+            && head.detail == digest.padded()[..32]
+            && (header == 64 || bytes[64..96] == digest.padded()[32..]);
+        if same {
+            return Candidate::Hit(Found { id, payload: Offset(id.0 + header), length });
+        }
+        match self.frame(id) {
+            Some(frame) if frame.kind == Kind::Blob && frame.digest.is_some_and(|other| other != *digest) => {
+                Candidate::Other
+            }
+            _ => Candidate::Odd(id, "the frame here is not the blob that its record speaks of"),
+        }
+    }
+
+    /// The entry of the directory for a tag, and the words of the segment that it names; `None` where a word makes no sense,
+    /// which a change under way or damage can cause.
+    #[inline]
+    fn segment(&self, tag: u64) -> Answer<Option<Segment<'_>>> {
+        let live = self.live_raw();
+        let LiveWord { directory, depth, .. } = LiveWord::unpack(live);
+        let at = Offset(directory.0 + 8 * directory_index(tag, depth));
+        let Some(entry) = self.word(at) else {
+            return if self.outgrown(at.0 + 8) { Err(Stop::Outgrown) } else { Ok(None) };
+        };
+        let entry = Entry::unpack(entry);
+        let count = 8 * (to_usize(u64::from(self.slots())) + 1);
+        match self.words(entry.segment, count) {
+            Some(words) => Ok(Some(Segment { at: entry.segment, entry, live, words })),
+            None if self.outgrown(entry.segment.0.saturating_add(8 * count as u64)) => Err(Stop::Outgrown),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether all that was read from the segment belonged to one life of it, and its directory is still live.
+    #[inline]
+    fn is_settled(&self, segment: &Segment<'_>) -> bool {
+        fence(Ordering::Acquire);
+        let generation = u64::from_le(segment.words[0].load(Ordering::Acquire));
+        generation & 0xff_ffff == u64::from(segment.entry.generation) && self.live_raw() == segment.live
+    }
+
+    #[inline]
+    fn search<T>(&self, tag: u64, mut check: impl FnMut(&[AtomicU64], Offset) -> Candidate<T>) -> Answer<Option<T>> {
+        let slots = self.slots();
+        let mut odd = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                self.wait(attempt);
+            }
+            let Some(segment) = self.segment(tag)? else { continue };
+            let home = home_slot(tag, slots);
+            odd = None;
+            for probe in 0..PROBES_MAX.min(slots) {
+                let number = home + probe;
+                let number = if number >= slots { number - slots } else { number };
+                let first = 8 * (to_usize(u64::from(number)) + 1);
+                let slot = &segment.words[first..first + 8];
+                let there = u64::from_le(slot[0].load(Ordering::Acquire));
+                if there == TAG_EMPTY {
+                    break;
+                }
+                if there == tag {
+                    match check(slot, Offset(segment.at.0 + 8 * first as u64)) {
+                        Candidate::Hit(hit) => return Ok(Some(hit)),
+                        Candidate::Other => {}
+                        Candidate::Odd(at, what) => odd = Some((at, what)),
+                    }
+                }
+            }
+            if self.is_settled(&segment) {
+                match odd {
+                    None => return Ok(None),
+                    // A record in the middle of a change looks damaged for a moment; damage stays.
+                    Some((at, _)) if self.outgrown(at.0.saturating_add(128)) => return Err(Stop::Outgrown),
+                    Some((at, what)) if attempt >= PATIENT => return Err(self.damaged(at, what).into()),
+                    Some(_) => {}
+                }
+            }
+        }
+        Err(match odd {
+            Some((at, what)) => self.damaged(at, what).into(),
+            None => Stop::Busy,
+        })
+    }
+
+    #[cold]
+    fn wait(&self, attempt: u32) {
+        if attempt < PATIENT { std::hint::spin_loop() } else { self.medium().pause() }
+    }
+
+    /// The records of the segment that `tag` belongs to, sorted by tag, and the first tag of the segment after it.
+    pub fn records_from(&self, tag: u64) -> Answer<(Vec<Record>, Option<u64>)> {
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                self.wait(attempt);
+            }
+            let Some(segment) = self.segment(tag)? else { continue };
+            let read = read_segment(segment.words, tag);
+            if !self.is_settled(&segment) {
+                continue;
+            }
+            match read {
+                Ok(read) => return Ok(read),
+                Err((slot, what)) => last = Some((Offset(segment.at.0 + 64 * slot), what)),
+            }
+            if attempt >= PATIENT {
+                break;
+            }
+        }
+        Err(match last {
+            Some((at, what)) => self.damaged(at, what).into(),
+            None => Stop::Busy,
+        })
+    }
+}
+
+/// The number of a tag's entry in a directory of this depth.
+#[inline]
+#[must_use]
+pub const fn directory_index(tag: u64, depth: u32) -> u64 {
+    if depth == 0 { 0 } else { tag >> (64 - depth) }
+}
+
+/// The words of a slot, in the machine's byte order.
+pub fn load(slot: &[AtomicU64]) -> Words {
+    let mut words = [0; 8];
+    for (word, shared) in words.iter_mut().zip(slot) {
+        *word = u64::from_le(shared.load(Ordering::Acquire));
+    }
+    words
+}
+
+fn load_record(slot: &[AtomicU64]) -> Option<Image> {
+    Image::parse_words(&load(slot)).filter(|image| !image.removed)
+}
+
+type Walk = (Vec<Record>, Option<u64>);
+
+/// Parses a whole segment; the error is the number of a line (0 for the header) and what is wrong with it.
+fn read_segment(words: &[AtomicU64], tag: u64) -> Result<Walk, (u64, &'static str)> {
+    let header = header(words).ok_or((0, "a segment's header fails its checksum"))?;
+    let (prefix, depth) = (header.prefix.get(), header.depth.get());
+    if depth > 63 || directory_index(prefix, depth) != directory_index(tag, depth) {
+        return Err((0, "a segment stands where another one belongs"));
+    }
+    let mut records = Vec::new();
+    for (number, slot) in words.chunks_exact(8).enumerate().skip(1) {
+        let words = load(slot);
+        if words[0] == TAG_EMPTY || words[0] == TAG_TOMBSTONE {
+            continue;
+        }
+        match Image::parse_words(&words) {
+            Some(image) if !image.removed => records.push(image.record),
+            _ => return Err((number as u64, "a record fails its checksum")),
+        }
+    }
+    records.sort_unstable_by_key(|record| (record.tag(), record.key()));
+    let next = match depth {
+        0 => None,
+        _ => ((prefix >> (64 - depth)) + 1).checked_shl(64 - depth).filter(|&next| next > prefix),
+    };
+    Ok((records, next))
+}
+
+/// The header of a segment, if its checksum is right.
+pub fn header(words: &[AtomicU64]) -> Option<SegmentHeader> {
+    let header = SegmentHeader::read_from_bytes(&bytes_of(&load(&words[..8]))).ok()?;
+    header.is_sealed().then_some(header)
+}

@@ -1,0 +1,382 @@
+//! Changing the index: one image after another goes into its slot; segments are copied, split and rewritten, the directory
+//! doubles. The same code serves a commit, a replay and a rebuild.
+//!
+//! Nothing here decides anything: an image is the whole truth about its record. Nothing here waits for the disk either:
+//! the stores become durable with the next checkpoint, and until then the log can repeat them.
+
+use std::sync::atomic::Ordering;
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::error::{Error, Result};
+use crate::format::{
+    DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, home_slot,
+    segment_bytes, to_usize,
+};
+use crate::index::probe::{directory_index, header, load};
+use crate::medium::Medium;
+use crate::record::{Image, Record, Words, words_of};
+use crate::space::{Region, Space};
+use crate::view::View;
+
+/// The writer's side of the index of one pack. Its caller holds the apply lock.
+pub struct Table {
+    slots: u32,
+    live: LiveWord,
+    /// A segment with this in its header was made after the last freeze, by this writer: it may be stored into.
+    born: u64,
+    /// Whether the live directory may be stored into.
+    directory_is_ours: bool,
+    /// The sequence of the newest checkpoint begun: regions that it froze are retired under this number.
+    frozen: u64,
+    /// Regions made since the last freeze, to be synced by the next checkpoint.
+    dirty: Vec<Region>,
+    /// Whether a new directory is shown to readers at once; a recovery shows only its last one.
+    published: bool,
+    /// What happened so far, for statistics and for tests that want to see it happen.
+    pub events: Events,
+}
+
+/// Counts of structural changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Frozen or worn segments copied.
+    pub copies: u64,
+    /// Segments split.
+    pub splits: u64,
+    /// Directories doubled.
+    pub doublings: u64,
+}
+
+/// The index as a checkpoint wants it.
+pub struct Frozen {
+    /// The directory that is not stored into any more.
+    pub live: LiveWord,
+    /// What has to be synced before the superblock.
+    pub dirty: Vec<Region>,
+}
+
+/// What a segment becomes: one or more segments of records placed in their slots.
+struct Part {
+    prefix: u64,
+    depth: u32,
+    slots: Vec<Words>,
+}
+
+impl Table {
+    /// The writer's side of an index that lies in the file, all of it frozen by the checkpoint `frozen`. `born` is random.
+    pub fn new(slots: u32, live: LiveWord, frozen: u64, born: u64) -> Table {
+        Table {
+            slots,
+            live,
+            born,
+            directory_is_ours: false,
+            frozen,
+            dirty: Vec::new(),
+            published: false,
+            events: Events::default(),
+        }
+    }
+
+    /// An index of one empty segment, made in regions of `space`; the caller publishes its live word.
+    pub fn create<M: Medium>(medium: &M, space: &mut Space, slots: u32, frozen: u64, born: u64) -> Result<Table> {
+        let live = LiveWord { directory: Offset::NONE, depth: 0, switches: 0 };
+        let mut table = Table::new(slots, live, frozen, born);
+        let part = Part { prefix: 0, depth: 0, slots: vec![[TAG_EMPTY; 8]; to_usize(u64::from(slots))] };
+        let entry = table.write_segment(medium, space, &part)?;
+        let directory = space.take_directory(medium, directory_bytes(0))?;
+        table.store(medium, directory.offset, &[entry.pack()])?;
+        table.dirty.push(directory);
+        table.live.directory = directory.offset;
+        table.directory_is_ours = true;
+        Ok(table)
+    }
+
+    /// The live directory.
+    pub fn live(&self) -> LiveWord {
+        self.live
+    }
+
+    /// Continues the count of switches of an earlier writer, so that its readers notice the change.
+    pub fn continue_switches(&mut self, switches: u32) {
+        self.live.switches = switches & 0xff_ffff;
+    }
+
+    /// Shows the live directory to readers, and from now on each new one.
+    pub fn publish<M: Medium>(&mut self, view: &View<M>) -> Result<()> {
+        self.published = true;
+        self.store(view.medium().as_ref(), view.live_at(), &[self.live.pack()])
+    }
+
+    /// Freezes the index in constant time for the checkpoint with this sequence: from now on each first change copies.
+    pub fn freeze(&mut self, sequence: u64) -> Frozen {
+        self.born = self.born.wrapping_add(1);
+        self.directory_is_ours = false;
+        self.frozen = sequence;
+        Frozen { live: self.live, dirty: std::mem::take(&mut self.dirty) }
+    }
+
+    /// Puts an image into its slot. Doing it twice is the same as doing it once.
+    pub fn apply<M: Medium>(&mut self, view: &View<M>, space: &mut Space, image: &Image) -> Result<()> {
+        let tag = image.record.tag();
+        // Each round copies, splits or doubles; a tag has 64 bits, so it ends.
+        for _ in 0..=2 * DEPTH_MAX + 8 {
+            let (index, entry) = self.entry(view, tag)?;
+            let found = self.find(view, entry, &image.record)?;
+            if image.removed && found.is_none() {
+                return Ok(());
+            }
+            if !self.is_ours(view, entry)? {
+                self.renew(view, space, index, entry)?;
+                continue;
+            }
+            let medium = view.medium().as_ref();
+            match (found, image.removed) {
+                (Some(slot), true) => return self.store(medium, slot, &[TAG_TOMBSTONE]),
+                (Some(slot), false) => return self.store(medium, slot, &image.words()),
+                (None, _) => {
+                    if let Some(slot) = self.free_slot(view, entry, tag)? {
+                        return self.store(medium, slot, &image.words());
+                    }
+                    self.make_room(view, space, index, entry, tag)?;
+                }
+            }
+        }
+        Err(view.damaged(self.live.directory, "the index cannot take one more record with this tag"))
+    }
+
+    fn store<M: Medium>(&self, medium: &M, offset: Offset, words: &[u64]) -> Result<()> {
+        medium.store(offset, words).map_err(|e| Error::io("store into the index", medium.path(), e))
+    }
+
+    /// The directory's entry for a tag, with its number.
+    fn entry<M: Medium>(&self, view: &View<M>, tag: u64) -> Result<(u64, Entry)> {
+        let index = directory_index(tag, self.live.depth);
+        let at = Offset(self.live.directory.0 + 8 * index);
+        let word = view.word(at).ok_or_else(|| view.damaged(at, "the index directory lies outside the file"))?;
+        Ok((index, Entry::unpack(word)))
+    }
+
+    fn segment<'v, M: Medium>(
+        &self,
+        view: &'v View<M>,
+        entry: Entry,
+    ) -> Result<&'v [std::sync::atomic::AtomicU64]> {
+        view.words(entry.segment, 8 * (to_usize(u64::from(self.slots)) + 1))
+            .ok_or_else(|| view.damaged(entry.segment, "a segment of the index lies outside the file"))
+    }
+
+    fn is_ours<M: Medium>(&self, view: &View<M>, entry: Entry) -> Result<bool> {
+        Ok(u64::from_le(self.segment(view, entry)?[2].load(Ordering::Relaxed)) == self.born)
+    }
+
+    fn probes(&self, tag: u64) -> impl Iterator<Item = usize> + use<> {
+        let (slots, home) = (self.slots, home_slot(tag, self.slots));
+        (0..PROBES_MAX.min(slots)).map(move |probe| to_usize(u64::from((home + probe) % slots)))
+    }
+
+    /// Where the slot of this record is.
+    fn find<M: Medium>(&self, view: &View<M>, entry: Entry, record: &Record) -> Result<Option<Offset>> {
+        let words = self.segment(view, entry)?;
+        for number in self.probes(record.tag()) {
+            let slot = &words[8 * (number + 1)..8 * (number + 2)];
+            let tag = u64::from_le(slot[0].load(Ordering::Relaxed));
+            if tag == TAG_EMPTY {
+                break;
+            }
+            if tag == record.tag() && Image::parse_words(&load(slot)).is_some_and(|i| i.record.key() == record.key()) {
+                return Ok(Some(slot_at(entry.segment, number)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn free_slot<M: Medium>(&self, view: &View<M>, entry: Entry, tag: u64) -> Result<Option<Offset>> {
+        let words = self.segment(view, entry)?;
+        let free = self.probes(tag).find(|number| u64::from_le(words[8 * (number + 1)].load(Ordering::Relaxed)) < 2);
+        Ok(free.map(|number| slot_at(entry.segment, number)))
+    }
+
+    /// The records of a segment, each checked, and its checked header.
+    fn read<M: Medium>(&self, view: &View<M>, index: u64, entry: Entry) -> Result<(SegmentHeader, Vec<Words>)> {
+        let words = self.segment(view, entry)?;
+        let header =
+            header(words).ok_or_else(|| view.damaged(entry.segment, "a segment's header fails its checksum"))?;
+        let (prefix, depth) = (header.prefix.get(), header.depth.get());
+        let belongs = depth <= self.live.depth
+            && directory_index(prefix, depth) == if depth == 0 { 0 } else { index >> (self.live.depth - depth) };
+        if !belongs {
+            return Err(view.damaged(entry.segment, "a segment stands where another one belongs"));
+        }
+        let mut records = Vec::new();
+        for (number, slot) in words.chunks_exact(8).enumerate().skip(1) {
+            let words = load(slot);
+            if words[0] == TAG_EMPTY || words[0] == TAG_TOMBSTONE {
+                continue;
+            }
+            // Copying a record that fails its checksum would give the damage a new home; the log can rebuild it.
+            let sound = Image::parse_words(&words).is_some_and(|image| {
+                !image.removed && directory_index(image.record.tag(), depth) == directory_index(prefix, depth)
+            });
+            if !sound {
+                return Err(view.damaged(slot_at(entry.segment, number - 1), "a record fails its checksum"));
+            }
+            records.push(words);
+        }
+        Ok((header, records))
+    }
+
+    /// Copies a frozen segment, without its tombstones.
+    fn renew<M: Medium>(&mut self, view: &View<M>, space: &mut Space, index: u64, entry: Entry) -> Result<()> {
+        let (header, records) = self.read(view, index, entry)?;
+        self.events.copies += 1;
+        let parts = self.place(view, records, header.prefix.get(), header.depth.get())?;
+        self.replace(view, space, entry, &parts)
+    }
+
+    /// Makes room in a segment that may be stored into: without its tombstones where there are many, else by a split.
+    fn make_room<M: Medium>(
+        &mut self,
+        view: &View<M>,
+        space: &mut Space,
+        index: u64,
+        entry: Entry,
+        tag: u64,
+    ) -> Result<()> {
+        let (header, records) = self.read(view, index, entry)?;
+        let (prefix, depth) = (header.prefix.get(), header.depth.get());
+        if records.len() <= to_usize(u64::from(self.slots)) / 2 {
+            let parts = self.place(view, records.clone(), prefix, depth)?;
+            let has_room = |part: &Part| self.probes(tag).any(|number| part.slots[number][0] == TAG_EMPTY);
+            if parts.iter().all(has_room) {
+                self.events.copies += 1;
+                return self.replace(view, space, entry, &parts);
+            }
+        }
+        let mut parts = Vec::new();
+        for (half, records) in halves(records, prefix, depth) {
+            parts.extend(self.place(view, records, half, depth + 1)?);
+        }
+        self.replace(view, space, entry, &parts)
+    }
+
+    /// Puts records into slots. Where they don't fit (too many near one home), they are split, again and again if need be.
+    fn place<M: Medium>(&self, view: &View<M>, records: Vec<Words>, prefix: u64, depth: u32) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        let mut work = vec![(prefix, depth, records)];
+        while let Some((prefix, depth, records)) = work.pop() {
+            if depth > DEPTH_MAX {
+                return Err(view.damaged(self.live.directory, "too many records with one tag for the index"));
+            }
+            match self.fill(&records) {
+                Some(slots) => parts.push(Part { prefix, depth, slots }),
+                None => work.extend(halves(records, prefix, depth).map(|(half, records)| (half, depth + 1, records))),
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Linear probing in the order of the homes, which keeps the longest probe short.
+    fn fill(&self, records: &[Words]) -> Option<Vec<Words>> {
+        let mut order: Vec<&Words> = records.iter().collect();
+        order.sort_unstable_by_key(|words| home_slot(words[0], self.slots));
+        let mut slots = vec![[TAG_EMPTY; 8]; to_usize(u64::from(self.slots))];
+        for words in order {
+            let number = self.probes(words[0]).find(|&number| slots[number][0] == TAG_EMPTY)?;
+            slots[number] = *words;
+        }
+        Some(slots)
+    }
+
+    /// Writes the parts into new regions, swings the directory to them and lets go of the old segment.
+    fn replace<M: Medium>(&mut self, view: &View<M>, space: &mut Space, old: Entry, parts: &[Part]) -> Result<()> {
+        let medium = view.medium().as_ref();
+        let was_ours = self.is_ours(view, old)?;
+        let depth = parts.iter().map(|part| part.depth).max().unwrap_or(0);
+        self.own_directory(view, space, depth)?;
+        for part in parts {
+            let entry = self.write_segment(medium, space, part)?;
+            let shift = self.live.depth - part.depth;
+            let first = directory_index(part.prefix, part.depth) << shift;
+            for index in first..first + (1 << shift) {
+                self.store(medium, Offset(self.live.directory.0 + 8 * index), &[entry.pack()])?;
+            }
+        }
+        self.events.splits += parts.len() as u64 - 1;
+        space.segments_changed(parts.len() as u64, was_ours);
+        let region = Region { offset: old.segment, bytes: segment_bytes(self.slots) };
+        if was_ours {
+            space.free_segment(region.offset);
+        } else {
+            space.retire_segment(region.offset, self.frozen);
+        }
+        Ok(())
+    }
+
+    fn write_segment<M: Medium>(&mut self, medium: &M, space: &mut Space, part: &Part) -> Result<Entry> {
+        let region = space.take_segment(medium)?;
+        let generation = space.next_generation(medium, region.offset)?;
+        let header = SegmentHeader {
+            generation: U64::new(generation),
+            prefix: U64::new(part.prefix),
+            born: U64::new(self.born),
+            depth: U32::new(part.depth),
+            checksum: U32::ZERO,
+            reserved: [0; 32],
+        }
+        .sealed();
+        let mut head = [0; 64];
+        head.copy_from_slice(header.as_bytes());
+        // The generation goes first: a reader that is still in the region's former life sees it move before anything else.
+        self.store(medium, region.offset, &[generation])?;
+        let mut words = Vec::with_capacity(8 * (part.slots.len() + 1));
+        words.extend_from_slice(&words_of(&head));
+        words.extend(part.slots.iter().flatten());
+        self.store(medium, region.offset, &words)?;
+        self.dirty.push(region);
+        Ok(Entry { segment: region.offset, generation: (generation & 0xff_ffff) as u32 })
+    }
+
+    /// Makes the live directory one that may be stored into and has at least this depth.
+    fn own_directory<M: Medium>(&mut self, view: &View<M>, space: &mut Space, depth: u32) -> Result<()> {
+        if self.directory_is_ours && depth <= self.live.depth {
+            return Ok(());
+        }
+        let medium = view.medium().as_ref();
+        let depth = depth.max(self.live.depth);
+        let old = Region { offset: self.live.directory, bytes: directory_bytes(self.live.depth) };
+        let entries = view
+            .words(old.offset, 1 << self.live.depth)
+            .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
+        let copies = 1 << (depth - self.live.depth);
+        let mut words = Vec::with_capacity(entries.len() * copies);
+        for entry in entries {
+            let entry = u64::from_le(entry.load(Ordering::Relaxed));
+            words.extend(std::iter::repeat_n(entry, copies));
+        }
+        let region = space.take_directory(medium, directory_bytes(depth))?;
+        self.store(medium, region.offset, &words)?;
+        self.dirty.push(region);
+        if self.directory_is_ours {
+            space.free_directory(old);
+        } else {
+            space.retire_directory(old, self.frozen);
+        }
+        self.events.doublings += u64::from(depth - self.live.depth);
+        self.live = LiveWord { directory: region.offset, depth, switches: (self.live.switches + 1) & 0xff_ffff };
+        self.directory_is_ours = true;
+        if self.published { self.store(medium, view.live_at(), &[self.live.pack()]) } else { Ok(()) }
+    }
+}
+
+fn slot_at(segment: Offset, number: usize) -> Offset {
+    Offset(segment.0 + 64 * (number as u64 + 1))
+}
+
+/// The records whose next bit after `depth` is 0, and those where it is 1, each with its prefix.
+fn halves(records: Vec<Words>, prefix: u64, depth: u32) -> [(u64, Vec<Words>); 2] {
+    let bit = 1 << (63 - depth);
+    let (high, low) = records.into_iter().partition(|words| words[0] & bit != 0);
+    [(prefix, low), (prefix | bit, high)]
+}

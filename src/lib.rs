@@ -1,0 +1,47 @@
+//! TEMPORARY crate docs; the real ones come with the store.
+
+#![deny(missing_docs)]
+
+pub mod blob;
+#[doc(hidden)]
+pub mod batch;
+#[doc(hidden)]
+pub mod commit;
+pub mod digest;
+pub mod error;
+#[doc(hidden)]
+pub mod format;
+#[doc(hidden)]
+pub mod graph;
+#[doc(hidden)]
+pub mod index;
+pub mod list;
+#[doc(hidden)]
+pub mod log;
+#[doc(hidden)]
+pub mod map;
+#[doc(hidden)]
+pub mod medium;
+pub mod reader;
+#[doc(hidden)]
+pub mod record;
+pub mod recovery;
+#[doc(hidden)]
+pub mod source;
+#[doc(hidden)]
+pub mod space;
+pub mod store;
+#[doc(hidden)]
+pub mod superblock;
+#[doc(hidden)]
+pub mod view;
+pub mod writer;
+
+pub use blob::Blob;
+pub use commit::Durability;
+pub use digest::{Algorithm, Digest, Hasher};
+pub use error::{Damage, Error, Result};
+pub use reader::{BlobRef, Reader};
+pub use recovery::Recovery;
+pub use store::{Batch, Descriptor, OpenOptions, Outcome, Removed, Stats, Store};
+pub use writer::{BlobWriter, Staged};

@@ -1,0 +1,206 @@
+//! System calls that Linux alone has, with a plainer way for the other Unixes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::*;
+#[cfg(not(target_os = "linux"))]
+pub(super) use other::*;
+
+/// The most pieces that one write takes (`IOV_MAX`).
+pub(super) const PIECES_MAX: usize = 1024;
+
+/// Whether an error says that the kernel or the file system does not know such a call.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    let codes = [libc::EOPNOTSUPP, libc::ENOTSUP, libc::ENOSYS, libc::EINVAL];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// Writes all pieces, in as many calls as it takes. With `durable` each call syncs what it wrote.
+pub(super) fn write_pieces(file: &File, mut offset: u64, pieces: &[&[u8]], durable: bool) -> io::Result<()> {
+    for group in pieces.chunks(PIECES_MAX) {
+        let mut slices: Vec<IoSlice<'_>> = group.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut rest = &mut slices[..];
+        // Drops empty pieces at the front, so that a call always has something to write.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match write_once(file, offset, rest, durable) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += crate::format::to_u64(written);
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens what can't be opened for reading and writing, only to learn what it is.
+pub(super) fn open_for_kind(path: &Path) -> Option<File> {
+    #[cfg(target_os = "linux")]
+    let flags = libc::O_PATH;
+    #[cfg(not(target_os = "linux"))]
+    let flags = libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, SeekFrom};
+    use rustix::io::ReadWriteFlags;
+
+    use super::{Errno, File, IoSlice, OpenOptions, OpenOptionsExt, Path, PathBuf, io};
+
+    /// `EXT4_SUPER_MAGIC`, which is that of ext2 and ext3 too.
+    const EXT_MAGIC: u64 = 0xef53;
+    /// `TMPFS_MAGIC`.
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+    pub(in super::super) fn write_once(
+        file: &File,
+        offset: u64,
+        pieces: &[IoSlice<'_>],
+        durable: bool,
+    ) -> Result<usize, Errno> {
+        if durable {
+            rustix::io::pwritev2(file, pieces, offset, ReadWriteFlags::DSYNC)
+        } else {
+            rustix::io::pwritev(file, pieces, offset)
+        }
+    }
+
+    /// Whether a store into a preallocated range of this file can't meet a full disk. Not so where blocks may be shared or are written
+    /// elsewhere each time (btrfs, xfs with reflinks, overlays), and nobody knows elsewhere.
+    pub(in super::super) fn preallocation_holds(file: &File) -> bool {
+        rustix::fs::fstatfs(file).is_ok_and(|found| matches!(found.f_type as u64, EXT_MAGIC | TMPFS_MAGIC))
+    }
+
+    pub(in super::super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        let allocate = || rustix::fs::fallocate(file, FallocateFlags::empty(), offset, length);
+        Ok(rustix::io::retry_on_intr(allocate)?)
+    }
+
+    pub(in super::super) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, offset, length))?)
+    }
+
+    #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
+    pub(in super::super) fn write_back(file: &File, offset: u64, length: u64) {
+        let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+        // SAFETY: the call takes no memory, and the descriptor is open for as long as `file` is borrowed.
+        let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
+    /// The first data at or after an offset inside the file. Moves the descriptor's position, which nothing here uses.
+    pub(in super::super) fn data_after(file: &File, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The identity of this boot of the machine; zeros where it is not known.
+    pub(in super::super) fn boot_id() -> [u64; 2] {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        let half = |range| u64::from_str_radix(hex.get(range).unwrap_or_default(), 16).ok();
+        match (half(0..16), half(16..32)) {
+            (Some(high), Some(low)) => [high, low],
+            _ => [0, 0],
+        }
+    }
+
+    /// A path that opens the inode of an open file.
+    pub(in super::super) fn descriptor_path(file: &File) -> Option<PathBuf> {
+        Some(format!("/proc/self/fd/{}", file.as_raw_fd()).into())
+    }
+
+    pub(in super::super) fn create_nameless(directory: &Path, mode: u32) -> Option<File> {
+        OpenOptions::new().read(true).write(true).mode(mode).custom_flags(libc::O_TMPFILE).open(directory).ok()
+    }
+
+    pub(in super::super) fn link_nameless(file: &File, path: &Path) -> io::Result<()> {
+        let from = descriptor_path(file).ok_or(io::ErrorKind::Unsupported)?;
+        Ok(rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    }
+
+    /// Renames, unless there is something of that name.
+    pub(in super::super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use std::os::unix::fs::FileExt;
+
+    use super::{Errno, File, IoSlice, Path, PathBuf, io};
+
+    pub(in super::super) fn write_once(
+        file: &File,
+        offset: u64,
+        pieces: &[IoSlice<'_>],
+        durable: bool,
+    ) -> Result<usize, Errno> {
+        if durable {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let first = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| piece);
+        file.write_at(first, offset).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
+    pub(in super::super) fn preallocation_holds(_: &File) -> bool {
+        false
+    }
+
+    pub(in super::super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(in super::super) fn punch(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(in super::super) fn write_back(_: &File, _: u64, _: u64) {}
+
+    pub(in super::super) fn data_after(_: &File, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+
+    pub(in super::super) fn boot_id() -> [u64; 2] {
+        [0, 0]
+    }
+
+    pub(in super::super) fn descriptor_path(_: &File) -> Option<PathBuf> {
+        None
+    }
+
+    pub(in super::super) fn create_nameless(_: &Path, _: u32) -> Option<File> {
+        None
+    }
+
+    pub(in super::super) fn link_nameless(_: &File, _: &Path) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(in super::super) fn rename_new(_: &Path, _: &Path) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    fn unsupported() -> io::Error {
+        io::Error::from_raw_os_error(libc::ENOTSUP)
+    }
+}

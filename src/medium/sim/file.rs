@@ -1,0 +1,112 @@
+//! One file in memory.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
+use crate::map::Map;
+
+/// The bytes of a file, which of its pages have a place on the disk, and its lock. Changes are made one at a time, by whoever has
+/// the directory's mutex; maps read beside them.
+pub(super) struct SimFile {
+    pub(super) number: u64,
+    map: Arc<Map>,
+    length: AtomicU64,
+    pages: Mutex<BTreeSet<u64>>,
+    locked: AtomicBool,
+}
+
+impl SimFile {
+    pub(super) fn new(number: u64, bytes_max: u64) -> SimFile {
+        SimFile {
+            number,
+            map: Map::memory(bytes_max),
+            length: AtomicU64::new(0),
+            pages: Mutex::default(),
+            locked: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.map.length()
+    }
+
+    pub(super) fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; to_usize(self.length())];
+        self.map.read_bytes(Offset(0), &mut bytes).expect("the map is as long as the file can become");
+        bytes
+    }
+
+    /// Bytes that have a place.
+    pub(super) fn allocated(&self) -> u64 {
+        to_u64(self.pages().len()) * PAGE_BYTES
+    }
+
+    /// Bytes of the pages of a range that have none.
+    pub(super) fn missing(&self, offset: Offset, length: u64) -> u64 {
+        let all = touched(offset, length);
+        let present = to_u64(self.pages().range(all.clone()).count());
+        (all.end - all.start - present) * PAGE_BYTES
+    }
+
+    pub(super) fn write(&self, offset: Offset, bytes: &[u8]) {
+        self.map.write_bytes(offset, bytes).expect("there is room: it was checked, or recorded when there was");
+        self.allocate(offset, to_u64(bytes.len()));
+    }
+
+    pub(super) fn store(&self, offset: Offset, words: &[u64]) {
+        self.map.store_words(offset, words).expect("the range was checked, or recorded when it was inside the file");
+    }
+
+    pub(super) fn allocate(&self, offset: Offset, length: u64) {
+        if length > 0 {
+            self.pages().extend(touched(offset, length));
+            self.length.fetch_max(offset.0 + length, Ordering::Release);
+        }
+    }
+
+    /// Zeros all of the range that is inside the file, and gives back the pages that lie inside it whole.
+    pub(super) fn punch(&self, offset: Offset, length: u64) {
+        let end = offset.0.saturating_add(length).min(self.length());
+        let zeros = vec![0; to_usize(end.saturating_sub(offset.0))];
+        if !zeros.is_empty() {
+            self.map.write_bytes(offset, &zeros).expect("the file is no longer than the map");
+        }
+        let whole = offset.0.div_ceil(PAGE_BYTES)..offset.0.saturating_add(length) / PAGE_BYTES;
+        self.pages().retain(|page| !whole.contains(page));
+    }
+
+    /// Takes the writer's lock; `false` if it is taken.
+    pub(super) fn take_lock(&self) -> bool {
+        !self.locked.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn give_lock_back(&self) {
+        self.locked.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The numbers of the pages that a range touches.
+fn touched(offset: Offset, length: u64) -> Range<u64> {
+    let first = offset.0 / PAGE_BYTES;
+    let end = if length == 0 { first } else { offset.0.saturating_add(length).div_ceil(PAGE_BYTES) };
+    first..end.max(first)
+}

@@ -1,0 +1,191 @@
+//! Handles on simulated files: the [`Medium`] itself.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::file::SimFile;
+use super::{Action, Fault, SimDirectory, State};
+use crate::format::{Offset, to_u64};
+use crate::map::Map;
+use crate::medium::{AtPath, Medium};
+
+/// A handle on a file of a [`SimDirectory`].
+pub struct Sim {
+    directory: SimDirectory,
+    file: Arc<SimFile>,
+    path: PathBuf,
+    write: bool,
+    locks: AtomicBool,
+    published: AtomicBool,
+}
+
+impl Sim {
+    pub(super) fn new(directory: SimDirectory, file: Arc<SimFile>, name: &Path, write: bool, published: bool) -> Sim {
+        let (locks, published) = (AtomicBool::new(false), AtomicBool::new(published));
+        Sim { directory, file, path: name.into(), write, locks, published }
+    }
+
+    /// The directory that the file is in.
+    #[must_use]
+    pub fn directory(&self) -> &SimDirectory {
+        &self.directory
+    }
+
+    /// Makes one step, if `check` finds it possible.
+    fn step(&self, action: Action, check: impl FnOnce(&State) -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.directory.state();
+        state.strike()?;
+        check(&state)?;
+        state.apply_and_log(&self.file, action);
+        Ok(())
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.write { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+impl Medium for Sim {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.length())
+    }
+
+    fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset.0.checked_add(to_u64(buffer.len())).filter(|&end| end <= self.file.length());
+        end.and_then(|_| self.file.map().read_bytes(offset, buffer)).ok_or(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn write_at(&self, offset: Offset, pieces: &[&[u8]], durable: bool) -> io::Result<()> {
+        self.writable()?;
+        let bytes = pieces.concat();
+        let length = to_u64(bytes.len());
+        let room = |state: &State| state.has_room(&self.file, offset, length);
+        self.step(Action::Write { offset, bytes, durable }, room)
+    }
+
+    fn allocate(&self, offset: Offset, length: u64) -> io::Result<()> {
+        self.writable()?;
+        self.step(Action::Allocate { offset, length }, |state| state.has_room(&self.file, offset, length))
+    }
+
+    fn punch(&self, offset: Offset, length: u64) -> io::Result<()> {
+        self.writable()?;
+        self.step(Action::Punch { offset, length }, |_| Ok(()))
+    }
+
+    fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()> {
+        self.step(Action::SyncRange { offset, length }, |_| Ok(()))
+    }
+
+    fn write_back(&self, _: Offset, _: u64) {}
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.step(Action::SyncAll, |_| Ok(()))
+    }
+
+    /// A store to what was not allocated, which a full disk turns into `SIGBUS`, is an error here at any time.
+    fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()> {
+        self.writable()?;
+        let length = to_u64(size_of_val(words));
+        let end = offset.checked_add(length).filter(|_| offset.is_aligned(8)).ok_or(io::ErrorKind::InvalidInput)?;
+        self.step(Action::Store { offset, words: words.to_vec() }, |_| {
+            if end.0 > self.file.length() {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            } else if self.file.missing(offset, length) > 0 {
+                Err(io::Error::other(format!("a store at {offset} to a range that is not allocated")))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    fn map(&self, length: u64) -> io::Result<Arc<Map>> {
+        if length <= self.file.bytes_max() { Ok(Arc::clone(self.file.map())) } else { Err(Fault::Full.error()) }
+    }
+
+    fn host(&self) -> io::Result<[u64; 4]> {
+        Ok([1, self.directory.boot(), 1, self.file.number + 1])
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        Ok(to_u64(self.directory.state().names.values().filter(|file| Arc::ptr_eq(file, &self.file)).count()))
+    }
+
+    fn at_path(&self) -> io::Result<AtPath> {
+        Ok(match self.directory.state().names.get(&self.path) {
+            Some(file) if Arc::ptr_eq(file, &self.file) => AtPath::Same,
+            Some(_) => AtPath::Other,
+            None => AtPath::Missing,
+        })
+    }
+
+    fn blocks(&self) -> io::Result<u64> {
+        Ok(self.file.allocated())
+    }
+
+    fn data_after(&self, offset: Offset) -> io::Result<Option<Offset>> {
+        Ok((offset.0 < self.file.length()).then_some(offset))
+    }
+
+    fn reopen(&self, write: bool) -> io::Result<Sim> {
+        self.directory.open(&self.path, write)
+    }
+
+    fn create_beside(&self, path: Option<&Path>) -> io::Result<Sim> {
+        self.directory.create(path.unwrap_or(&self.path))
+    }
+
+    fn publish(&self, replace: bool) -> io::Result<()> {
+        let name = self.path.clone();
+        self.step(Action::Publish { name, replace }, |state| {
+            if self.published.load(Ordering::Relaxed) {
+                Err(io::ErrorKind::InvalidInput.into())
+            } else if !replace && state.names.contains_key(&self.path) {
+                Err(io::ErrorKind::AlreadyExists.into())
+            } else {
+                Ok(())
+            }
+        })?;
+        self.published.store(true, Ordering::Relaxed);
+        self.step(Action::SyncDirectory, |_| Ok(()))
+    }
+
+    fn remove_leftovers(&self) {}
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut state = self.directory.state();
+        if self.locks.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let free = self.file.take_lock();
+        if free {
+            self.locks.store(true, Ordering::Relaxed);
+            state.apply_and_log(&self.file, Action::Lock);
+        }
+        Ok(free)
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        Ok(self.file.is_locked())
+    }
+
+    fn pause(&self) {
+        std::thread::yield_now();
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        if *self.locks.get_mut() {
+            let mut state = self.directory.state();
+            self.file.give_lock_back();
+            state.apply_and_log(&self.file, Action::Unlock);
+        }
+    }
+}

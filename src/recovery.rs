@@ -1,0 +1,565 @@
+//! Opening: finding the log's end, telling a torn tail from damage, and bringing the index up to it (rules R5 to R7).
+//!
+//! The steps, and what a crash after each leaves:
+//!
+//! 1. Choose the superblock; walk the log behind it ([`Scan`]); check the payloads that no later commit vouches for; look for
+//!    evidence that more was acknowledged. Nothing is written.
+//! 2. Write the found part of the log again, the same bytes, and sync it: after a kill it may be in the page cache only. A
+//!    crash leaves it longer or the same.
+//! 3. Apply its images to the checkpoint's index, in new regions from the end of the file. A crash leaves regions that nothing
+//!    names.
+//! 4. Checkpoint, in a new epoch. From here on a crash finds nothing to replay.
+//! 5. Store the live word, then the notice. Readers of the dead writer saw its regions untouched until here, and now see one switch.
+//! 6. Give back what was allocated and never published.
+//!
+//! A reader without a writer does step 1 and 3 with the new regions in memory ([`attach`]); it writes nothing.
+
+use std::sync::Arc;
+
+use byteorder::{ByteOrder, LittleEndian};
+use zerocopy::little_endian::U64;
+
+use crate::commit::Start;
+use crate::digest::Digest;
+use crate::error::{Damage, Error, Result};
+use crate::format::{
+    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, Offset, PAGE_BYTES, SPACE_AT, align_up, live, segment_bytes,
+    to_usize,
+};
+use crate::graph::CountersNow;
+use crate::index::table::Table;
+use crate::log::{self, Commit, Group, Passed, Tail, read_chunk};
+use crate::map::Map;
+use crate::medium::{Medium, Overlay};
+use crate::record::Record;
+use crate::space::{Region, Space, sync_regions};
+use crate::superblock::{Superblocks, next_superblock};
+use crate::view::View;
+
+/// Payloads are checked, and the log is written again, in pieces of this size.
+const PIECE_BYTES: u64 = 1 << 20;
+/// How often a reader looks again while a writer is starting.
+const ATTACH_ATTEMPTS: u32 = 50_000;
+
+/// What opening the pack found, replayed and dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Commits after the last checkpoint that were put into the index.
+    pub replayed_commits: u64,
+    /// Changed records in these.
+    pub replayed_images: u64,
+    /// Commits behind the log's end that were not complete, or built on one that was not. Nobody was told that they were done.
+    pub dropped_commits: u64,
+    /// Whether the newest superblock was damaged, so that the older one and the log had to serve.
+    pub lost_superblock: bool,
+    /// Acknowledged commits that damage has cut off. Not empty only after a repair.
+    pub lost_commits: u64,
+    /// Blobs that these had stored.
+    pub lost_blobs: Vec<Digest>,
+}
+
+/// What a look at the log found.
+struct Scan {
+    groups: Vec<Group>,
+    chunks: Vec<Passed>,
+    from: Tail,
+    tail: Tail,
+    report: Recovery,
+}
+
+/// Opens a pack for writing, `medium` being locked.
+///
+/// # Errors
+/// [`Error::Damaged`] where acknowledged commits are cut off by damage, unless `repair` accepts that.
+pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(View<M>, Start, Recovery)> {
+    let mut superblocks = Superblocks::read(medium.as_ref())?;
+    superblocks.check_features(medium.as_ref(), true)?;
+    let scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
+    let before = superblocks.newest;
+    let file_bytes = length(medium.as_ref())?;
+    let mut space = Space::new(&before, limit);
+    space.skip_to(file_bytes);
+    let view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
+    let clean = scan.groups.is_empty() && scan.report == Recovery::default();
+    let mut table = Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random()?);
+    let mut tail = scan.tail;
+    let mut view = view;
+    if !clean {
+        rewrite(medium.as_ref(), &scan, file_bytes)?;
+        space.forget();
+        for group in &scan.groups {
+            view = apply_group(view, &mut table, &mut space, group)?;
+        }
+        // Commits may build on a superblock that was lost: the next one must come after it.
+        let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
+        tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
+        finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, newest, scan.counters(&before.counters))?;
+        space = Space::new(&superblocks.newest, limit);
+    }
+    publish(&mut view, &mut table, &tail)?;
+    give_back(medium.as_ref(), &scan, before.end.get(), file_bytes)?;
+    Ok((view, Start { superblocks, table, space, tail }, scan.report))
+}
+
+/// Opens a pack and makes its index anew from the log alone.
+pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(View<M>, Start, Recovery)> {
+    let mut superblocks = Superblocks::read(medium.as_ref())?;
+    superblocks.check_features(medium.as_ref(), true)?;
+    let mut scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
+    let before = superblocks.newest;
+    let file_bytes = length(medium.as_ref())?;
+    rewrite(medium.as_ref(), &scan, file_bytes)?;
+    let mut space = Space::new(&before, limit);
+    space.skip_to(file_bytes);
+    space.forget();
+    let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
+    let (sequence, slots) = (before.sequence.get(), before.slots.get());
+    let mut table = Table::create(medium.as_ref(), &mut space, slots, sequence, random()?)?;
+    let history = log::history(medium.as_ref(), view.marker(), &scan.tail, file_bytes)?;
+    let mut counters = CountersNow::default();
+    for &at in &history {
+        let commit = read_commit(medium.as_ref(), view.marker(), at, file_bytes)?;
+        view = apply_commit(view, &mut table, &mut space, &commit)?;
+        counters = commit.body.counters.into();
+        scan.report.replayed_commits += u64::from(commit.is_last());
+        scan.report.replayed_images += commit.body.images.get();
+    }
+    let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
+    let mut tail = scan.tail;
+    tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
+    finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, newest, counters)?;
+    publish(&mut view, &mut table, &tail)?;
+    give_back(medium.as_ref(), &scan, before.end.get(), file_bytes)?;
+    let space = Space::new(&superblocks.newest, limit);
+    Ok((view, Start { superblocks, table, space, tail }, scan.report))
+}
+
+/// A view for a reader: of the writer's index where there is a live one, else of one recovered in memory.
+pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
+    let mut failed = None;
+    for attempt in 0..ATTACH_ATTEMPTS {
+        if attempt > 0 {
+            medium.pause();
+        }
+        let superblocks = Superblocks::read(medium.as_ref())?;
+        superblocks.check_features(medium.as_ref(), false)?;
+        let slots = superblocks.newest.slots.get();
+        let view = View::new(medium.clone(), &superblocks.identity, slots)?;
+        let locked = medium.is_locked().map_err(|e| Error::io("look at the lock", medium.path(), e))?;
+        if locked {
+            if is_of_this_host(&view)? {
+                return Ok((view, superblocks.identity));
+            }
+            // The writer is still recovering.
+            continue;
+        }
+        // What is in the page cache only must not be shown and then lost in a power cut.
+        medium.sync_all().map_err(|e| Error::io("sync", medium.path(), e))?;
+        let notice = view.notice();
+        match recover_in_memory(view, &superblocks) {
+            Ok(view) if view.file_word(live::NOTICE).unwrap_or(0) == notice => return Ok((view, superblocks.identity)),
+            Ok(_) => {}
+            // A writer that comes at this moment changes what is read; its notice comes a little later.
+            Err(error) if attempt > 2 && failed == Some(notice) => return Err(error),
+            Err(_) => failed = Some(notice),
+        }
+    }
+    Err(Error::Busy { path: medium.path().into() })
+}
+
+fn recover_in_memory<M: Medium>(view: View<M>, superblocks: &Superblocks) -> Result<View<M>> {
+    let medium = view.medium().clone();
+    let scan = Scan::run(medium.as_ref(), superblocks, false)?;
+    let images = scan.groups.iter().map(|group| group.images).sum();
+    let live = live_of(superblocks);
+    let (memory, start) = overlay(medium.as_ref(), superblocks, images, live.depth)?;
+    let inner = Arc::new(Overlay::new(medium, memory.clone(), start));
+    let inner_view = View::new(inner.clone(), &superblocks.identity, superblocks.newest.slots.get())?;
+    let mut inner_view = inner_view.with_overlay(memory.clone(), start, start);
+    let mut space = Space::new(&superblocks.newest, u64::MAX);
+    space.skip_to(start.0 + PAGE_BYTES);
+    space.forget();
+    let mut table = Table::new(superblocks.newest.slots.get(), live, superblocks.newest.sequence.get(), random()?);
+    for group in &scan.groups {
+        inner_view = apply_group(inner_view, &mut table, &mut space, group)?;
+    }
+    table.publish(&inner_view)?;
+    Ok(view.with_overlay(memory, start, start))
+}
+
+/// An index of the log alone, in memory: what `verify` compares with. The view reads the file, and this index.
+pub fn rebuild_in_memory<M: Medium>(medium: &Arc<M>, superblocks: &Superblocks, tail: &Tail) -> Result<View<M>> {
+    let file_bytes = length(medium.as_ref())?;
+    let marker = superblocks.identity.marker.get();
+    let history = log::history(medium.as_ref(), marker, tail, file_bytes)?;
+    let mut images = 0;
+    for &at in &history {
+        images += read_commit(medium.as_ref(), marker, at, file_bytes)?.body.images.get();
+    }
+    let slots = superblocks.newest.slots.get();
+    let (memory, start) = overlay(medium.as_ref(), superblocks, images, 1)?;
+    let inner = Arc::new(Overlay::new(medium.clone(), memory.clone(), start));
+    let view = View::new(inner.clone(), &superblocks.identity, slots)?;
+    let mut view = view.with_overlay(memory.clone(), start, start);
+    let mut space = Space::empty(marker, slots, u64::MAX);
+    space.skip_to(start.0 + PAGE_BYTES);
+    let mut table = Table::create(inner.as_ref(), &mut space, slots, 0, random()?)?;
+    for &at in &history {
+        let commit = read_commit(medium.as_ref(), marker, at, file_bytes)?;
+        view = apply_commit(view, &mut table, &mut space, &commit)?;
+    }
+    table.publish(&view)?;
+    Ok(View::new(medium.clone(), &superblocks.identity, slots)?.with_overlay(memory, start, start))
+}
+
+/// What a reader can say of the whole pack: the counters of the newest commit in the log, and the live segments.
+pub fn look<M: Medium>(view: &View<M>) -> Result<(CountersNow, u64)> {
+    let superblocks = Superblocks::read(view.medium().as_ref())?;
+    let scan = Scan::run(view.medium().as_ref(), &superblocks, true)?;
+    let live = view.live();
+    let entries = view
+        .words(live.directory, 1 << live.depth)
+        .ok_or_else(|| view.damaged(live.directory, "the index directory lies outside the file"))?;
+    let mut segments: Vec<u64> = entries.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).collect();
+    segments.sort_unstable();
+    segments.dedup();
+    Ok((scan.counters(&superblocks.newest.counters), segments.len() as u64))
+}
+
+/// Memory behind the end of the file, for the regions that `images` images can need. It costs what is written into it.
+fn overlay<M: Medium>(medium: &M, superblocks: &Superblocks, images: u64, depth: u32) -> Result<(Arc<Map>, Offset)> {
+    let start = Offset(length(medium)?.max(superblocks.newest.end.get())).align_up(CHUNK_ALIGN);
+    let slots = superblocks.newest.slots.get();
+    // Twice what `Space::segments_needed` asks for, plus runs ahead, plus a directory for each depth on the way up.
+    let segments = (images.min(1 << depth) + 4 * images.div_ceil(u64::from(slots / 4).max(1)) + 64) * 2;
+    let deepest = depth.max(64 - segments.leading_zeros()) + 6;
+    let bytes = segments * segment_bytes(slots) + 4 * (8u64 << deepest) + (1 << 20);
+    Ok((Map::memory(bytes), start))
+}
+
+fn length<M: Medium>(medium: &M) -> Result<u64> {
+    medium.length().map_err(|e| Error::io("length", medium.path(), e))
+}
+
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(|e| Error::io("get random bytes", "system".as_ref(), std::io::Error::other(e)))
+}
+
+fn live_of(superblocks: &Superblocks) -> crate::format::LiveWord {
+    let newest = &superblocks.newest;
+    crate::format::LiveWord { directory: Offset(newest.directory.get()), depth: newest.depth.get(), switches: 0 }
+}
+
+fn read_commit<M: Medium>(medium: &M, marker: u64, at: Offset, file_bytes: u64) -> Result<Commit> {
+    Commit::read(medium, marker, at, file_bytes)?
+        .ok_or_else(|| Error::damaged(medium.path(), at.0, "a commit of the log is damaged"))
+}
+
+fn apply_group<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Space, group: &Group) -> Result<View<M>> {
+    for &at in &group.commits {
+        let commit = read_commit(view.medium().as_ref(), view.marker(), at, group.tail.at.0)?;
+        view = apply_commit(view, table, space, &commit)?;
+    }
+    Ok(view)
+}
+
+fn apply_commit<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Space, commit: &Commit) -> Result<View<M>> {
+    for image in commit.images() {
+        let image = image.ok_or_else(|| view.damaged(commit.frame.offset, "a commit holds an image that makes no sense"))?;
+        if view.outgrown(space.end().0) {
+            view = view.renewed()?;
+        }
+        table.apply(&view, space, &image)?;
+    }
+    Ok(view)
+}
+
+/// The checkpoint that ends a recovery.
+fn finish<M: Medium>(
+    medium: &M,
+    superblocks: &mut Superblocks,
+    table: &mut Table,
+    space: &mut Space,
+    tail: &Tail,
+    newest: u64,
+    counters: CountersNow,
+) -> Result<()> {
+    let frozen = table.freeze(newest + 1);
+    let mut fresh = space.freeze();
+    fresh.extend(frozen.dirty);
+    let mut next = next_superblock(&superblocks.newest, tail, space, frozen.live, counters);
+    next.sequence = U64::new(newest + 1);
+    sync_regions(medium, fresh)?;
+    superblocks.write(medium, next)
+}
+
+/// Shows the index to readers: the word first, then the host (a reader of another boot waits for it), then the notice.
+pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) -> Result<()> {
+    let medium = view.medium().clone();
+    let store = |at, words: &[u64]| {
+        medium.store(at, words).map_err(|e| Error::io("store into the live page", medium.path(), e))
+    };
+    table.continue_switches(view.live().switches.wrapping_add(1));
+    table.publish(view)?;
+    store(live::DURABLE, &[tail.at.0])?;
+    let host = host_words(medium.as_ref())?;
+    store(live::HOST, &host)?;
+    let attached = view.file_word(live::NOTICE).unwrap_or(0) >> 1;
+    store(live::NOTICE, &[(attached + 1) << 1])?;
+    *view = view.renewed()?;
+    Ok(())
+}
+
+/// Boot, device and inode, with their checksum.
+fn host_words<M: Medium>(medium: &M) -> Result<[u64; 5]> {
+    let [boot0, boot1, device, inode] =
+        medium.host().map_err(|e| Error::io("look at the file", medium.path(), e))?;
+    let mut crc = crc32fast::Hasher::new();
+    for word in [boot0, boot1, device, inode] {
+        crc.update(&word.to_le_bytes());
+    }
+    Ok([boot0, boot1, device, inode, u64::from(crc.finalize())])
+}
+
+/// Whether the live page was written since this machine was booted, for this very file. Without a known boot it never was.
+fn is_of_this_host<M: Medium>(view: &View<M>) -> Result<bool> {
+    let host = host_words(view.medium().as_ref())?;
+    let there = (0..5).map(|n| view.file_word(Offset(live::HOST.0 + 8 * n)).unwrap_or(0));
+    Ok(host[..2] != [0, 0] && there.eq(host))
+}
+
+/// Writes the part of the log that may be in the page cache only once more, and syncs it (R5).
+fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
+    let vouched = scan.vouched();
+    let io = |e| Error::io("write the log again", medium.path(), e);
+    let mut again = log::spans(&scan.from, &scan.chunks, &scan.tail);
+    for group in scan.groups.iter().filter(|group| group.tail.at > vouched) {
+        for &at in &group.commits {
+            let commit = read_commit(medium, scan.marker(medium)?, at, file_bytes)?;
+            for blob in commit.published().filter(|blob| !blob.synced) {
+                let Some(frame) = log::read_frame(medium, scan.marker(medium)?, blob.id, file_bytes)? else { continue };
+                if frame.length >= LARGE_BYTES {
+                    again.push(Region { offset: frame.offset, bytes: frame.end().0.min(file_bytes) - frame.offset.0 });
+                }
+            }
+        }
+    }
+    for span in again {
+        let mut at = span.offset.0.max(if span.offset.0 < vouched.0 { vouched.0.min(span.end()) } else { 0 });
+        while at < span.end() {
+            let mut piece = vec![0; to_usize(PIECE_BYTES.min(span.end() - at))];
+            medium.read_at(Offset(at), &mut piece).map_err(io)?;
+            medium.write_at(Offset(at), &[&piece], true).map_err(io)?;
+            at += piece.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Punches what was allocated after the checkpoint and is neither a chunk of the log nor a published extent.
+fn give_back<M: Medium>(medium: &M, scan: &Scan, from: u64, to: u64) -> Result<()> {
+    let mut used: Vec<Region> = scan.chunks.iter().map(|passed| passed.chunk).collect();
+    let marker = scan.marker(medium)?;
+    for &at in scan.groups.iter().flat_map(|group| &group.commits) {
+        for image in read_commit(medium, marker, at, to)?.images().flatten() {
+            if let Record::Blob(blob) = image.record
+                && blob.length >= LARGE_BYTES
+            {
+                let start = blob.id.0 & !(PAGE_BYTES - 1);
+                let end = align_up(blob.id.0.saturating_add(blob.frame_bytes()), PAGE_BYTES);
+                used.push(Region { offset: Offset(start), bytes: end - start });
+            }
+        }
+    }
+    used.sort_unstable();
+    used.push(Region { offset: Offset(align_up(to, PAGE_BYTES)), bytes: 0 });
+    let mut at = align_up(from, PAGE_BYTES);
+    for region in used {
+        if region.offset.0 > at && at < to {
+            let end = region.offset.0.min(align_up(to, PAGE_BYTES));
+            medium.punch(Offset(at), end - at).map_err(|e| Error::io("give space back", medium.path(), e))?;
+        }
+        at = at.max(region.end());
+    }
+    Ok(())
+}
+
+impl Scan {
+    fn run<M: Medium>(medium: &M, superblocks: &Superblocks, repair: bool) -> Result<Scan> {
+        let newest = &superblocks.newest;
+        let marker = superblocks.identity.marker.get();
+        let file_bytes = length(medium)?;
+        let from = Tail::of(newest);
+        let mut groups: Vec<Group> = Vec::new();
+        let (_, chunks) = log::walk(medium, marker, from, file_bytes, |group| {
+            groups.push(group);
+            Ok(())
+        })?;
+        let mut scan = Scan { groups, chunks, from, tail: from, report: Recovery::default() };
+        scan.cut_at_torn_payload(medium, marker, file_bytes)?;
+        let mut damage = None;
+        scan.tail = scan.groups.last().map_or(from, |group| group.tail);
+        let tail = scan.tail;
+        scan.chunks.retain(|passed| passed.chunk.offset <= tail.chunk);
+        let sequence = newest.sequence.get();
+        if let Some(group) = scan.groups.iter().find(|group| group.sequence > sequence + 1) {
+            damage = damage.or(Some((group.commits[0], "this commit builds on a superblock that is not there")));
+        }
+        scan.report.lost_superblock = scan.groups.iter().any(|group| group.sequence == sequence + 1);
+        let evidence = scan.look_for_evidence(medium, marker, newest.end.get(), file_bytes)?;
+        damage = damage.or(evidence);
+        if damage.is_none() && !repair {
+            damage = scan.check_live_page(medium)?;
+        }
+        match damage {
+            Some((at, what)) if !repair => Err(Error::Damaged(Box::new(Damage {
+                path: medium.path().into(),
+                offset: at.0,
+                what: what.into(),
+                remedy: Some("`blobpack verify --repair` keeps what comes before"),
+            }))),
+            _ => {
+                scan.report.replayed_commits = scan.groups.len() as u64;
+                scan.report.replayed_images = scan.groups.iter().map(|group| group.images).sum();
+                Ok(scan)
+            }
+        }
+    }
+
+    fn marker<M: Medium>(&self, medium: &M) -> Result<u64> {
+        Ok(Superblocks::read(medium)?.identity.marker.get())
+    }
+
+    /// Commits below are durable: a later one says so, or the checkpoint.
+    fn vouched(&self) -> Offset {
+        self.groups.iter().map(|group| group.durable_upto).fold(self.from.at, Offset::max)
+    }
+
+    fn counters(&self, before: &crate::format::Counters) -> CountersNow {
+        self.groups.last().map_or(*before, |group| group.counters).into()
+    }
+
+    /// One sync may persist a commit without its blobs (R7): the first group that no later commit vouches for and whose
+    /// payloads fail their checksums is the end of the log.
+    fn cut_at_torn_payload<M: Medium>(&mut self, medium: &M, marker: u64, file_bytes: u64) -> Result<()> {
+        let vouched = self.vouched();
+        let mut keep = self.groups.len();
+        'groups: for (number, group) in self.groups.iter().enumerate() {
+            for &at in group.commits.iter().filter(|&&at| at >= vouched) {
+                let commit = read_commit(medium, marker, at, file_bytes)?;
+                for blob in commit.published().filter(|blob| !blob.synced) {
+                    if payload_checksum(medium, marker, blob.id, file_bytes)? != Some(blob.checksum) {
+                        keep = number;
+                        break 'groups;
+                    }
+                }
+            }
+        }
+        self.report.dropped_commits += (self.groups.len() - keep) as u64;
+        self.groups.truncate(keep);
+        Ok(())
+    }
+
+    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, and at each
+    /// position where a chunk can stand. Nothing found here is ever replayed.
+    fn look_for_evidence<M: Medium>(
+        &mut self,
+        medium: &M,
+        marker: u64,
+        end: u64,
+        file_bytes: u64,
+    ) -> Result<Option<(Offset, &'static str)>> {
+        let mut places = vec![Region { offset: self.tail.at, bytes: self.tail.chunk_end.min(file_bytes) - self.tail.at.0 }];
+        let mut at = align_up(end, CHUNK_ALIGN).max(SPACE_AT.0);
+        let replayed: Vec<Offset> = self.chunks.iter().map(|passed| passed.chunk.offset).collect();
+        let io = |e| Error::io("look for data", medium.path(), e);
+        while let Some(data) = if at < file_bytes { medium.data_after(Offset(at)).map_err(io)? } else { None } {
+            at = data.0 & !(CHUNK_ALIGN - 1);
+            let chunk = read_chunk(medium, marker, Offset(at), file_bytes)?;
+            if let Some(chunk) = chunk
+                && !replayed.contains(&Offset(at))
+            {
+                places.push(Region { offset: Offset(at), bytes: chunk.length.get() });
+            }
+            at += CHUNK_ALIGN;
+        }
+        let mut damage = None;
+        // Chunks that overlap can only be forged; each byte is looked at once all the same.
+        let mut seen = 0;
+        for place in places {
+            let start = Offset(place.offset.0.max(seen));
+            seen = seen.max(place.end());
+            for commit in commits_in(medium, marker, start, place.end())? {
+                if commit.body.durable_upto.get() > self.tail.at.0 {
+                    damage = damage.or(Some((self.tail.at, "the log breaks off here, but later commits are there")));
+                    self.report.lost_commits += u64::from(commit.is_last());
+                    for blob in commit.published() {
+                        let frame = log::read_frame(medium, marker, blob.id, file_bytes)?;
+                        self.report.lost_blobs.extend(frame.and_then(|frame| frame.digest));
+                    }
+                } else if commit.detail.epoch.get() >= self.tail.epoch {
+                    self.report.dropped_commits += u64::from(commit.is_last());
+                }
+            }
+        }
+        Ok(damage)
+    }
+
+    /// The newest commit is vouched for by no later one. While the machine runs, the live page's durable tail does it.
+    fn check_live_page<M: Medium>(&self, medium: &M) -> Result<Option<(Offset, &'static str)>> {
+        let mut words = [0; 48];
+        if length(medium)? < live::HOST.0 + 40 {
+            return Ok(None);
+        }
+        medium.read_at(live::DURABLE, &mut words).map_err(|e| Error::io("read the live page", medium.path(), e))?;
+        let words: Vec<u64> = words.chunks_exact(8).map(LittleEndian::read_u64).collect();
+        let host = host_words(medium)?;
+        let lost = host[..2] != [0, 0] && words[1..] == host && words[0] > self.tail.at.0;
+        Ok(lost.then_some((self.tail.at, "the log breaks off here, but more was acknowledged")))
+    }
+}
+
+/// All valid commit frames between two positions.
+fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Result<Vec<Commit>> {
+    let mut found = Vec::new();
+    let mut at = from.align_up(FRAME_ALIGN).0;
+    let io = |e| Error::io("look for commits", medium.path(), e);
+    let mut piece = Vec::new();
+    while at + 64 <= to {
+        piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
+        medium.read_at(Offset(at), &mut piece).map_err(io)?;
+        for (number, head) in piece.chunks_exact(64).enumerate() {
+            let here = Offset(at + 64 * number as u64);
+            if Frame::parse(head, marker, here).is_some_and(|frame| frame.kind == crate::format::Kind::Commit) {
+                found.extend(Commit::read(medium, marker, here, to)?);
+            }
+        }
+        at += piece.len() as u64;
+    }
+    Ok(found)
+}
+
+/// The CRC-32 over payload and header of the blob frame at `at`; `None` where there is none.
+pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_bytes: u64) -> Result<Option<u32>> {
+    let Some(frame) = log::read_frame(medium, marker, at, file_bytes)? else { return Ok(None) };
+    if frame.digest.is_none() || frame.body().0 + frame.length > file_bytes {
+        return Ok(None);
+    }
+    let mut crc = crc32fast::Hasher::new();
+    let mut piece = vec![0; to_usize(PIECE_BYTES.min(frame.length))];
+    let (mut from, end) = (frame.body().0, frame.body().0 + frame.length);
+    let io = |e| Error::io("read a payload", medium.path(), e);
+    while from < end {
+        let part = &mut piece[..to_usize(PIECE_BYTES.min(end - from))];
+        medium.read_at(Offset(from), part).map_err(io)?;
+        crc.update(part);
+        from += part.len() as u64;
+    }
+    let mut header = [0; 128];
+    let header = &mut header[..to_usize(frame.header_bytes)];
+    medium.read_at(at, header).map_err(io)?;
+    crc.update(header);
+    Ok(Some(crc.finalize()))
+}

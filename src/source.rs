@@ -1,0 +1,143 @@
+//! Where readers get their view, and how a read-only handle follows what other processes do (rule R14).
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::error::{Error, Result};
+use crate::format::{Identity, live};
+use crate::index::probe::{Answer, Stop};
+use crate::index::tag::Tagger;
+use crate::medium::{AtPath, Medium};
+use crate::recovery;
+use crate::view::View;
+
+/// How often a question is asked again because the view was renewed in between.
+const RENEWALS: usize = 1000;
+
+/// The views of one handle on a pack.
+pub struct Source<M: Medium> {
+    view: ArcSwap<View<M>>,
+    identity: Identity,
+    tagger: Tagger,
+    /// Of a read-only handle: one thread at a time attaches anew.
+    follows: Option<Mutex<()>>,
+}
+
+impl<M: Medium> Source<M> {
+    /// The writer's own source, which nobody overtakes.
+    pub fn of_writer(view: View<M>, identity: Identity) -> Source<M> {
+        Source {
+            tagger: Tagger::new(&identity.secret),
+            view: ArcSwap::from_pointee(view),
+            identity,
+            follows: None,
+        }
+    }
+
+    /// A source that reads beside a writer, or recovers for itself where there is none.
+    pub fn of_reader(medium: Arc<M>) -> Result<Source<M>> {
+        let (view, identity) = recovery::attach(medium)?;
+        Ok(Source { follows: Some(Mutex::new(())), ..Source::of_writer(view, identity) })
+    }
+
+    /// What never changes in the pack.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The pack's keyed hash.
+    pub fn tagger(&self) -> &Tagger {
+        &self.tagger
+    }
+
+    /// The file.
+    pub fn medium(&self) -> Arc<M> {
+        self.view.load().medium().clone()
+    }
+
+    /// The view as it is, whatever happened since.
+    pub fn view(&self) -> Arc<View<M>> {
+        self.view.load_full()
+    }
+
+    /// A view that is true now.
+    #[inline]
+    pub fn current(&self) -> Result<Guard<Arc<View<M>>>> {
+        let view = self.view.load();
+        if view.is_current() || self.follows.is_none() { Ok(view) } else { self.follow() }
+    }
+
+    /// A view whose map covers the file as it is now.
+    pub fn renew(&self) -> Result<Arc<View<M>>> {
+        let _one = self.follows.as_ref().map(|follows| follows.lock());
+        let view = Arc::new(self.view.load().renewed()?);
+        self.view.store(view.clone());
+        Ok(view)
+    }
+
+    /// Something was announced in the live page: another writer took over, or a compaction is about to put a new file in place.
+    #[cold]
+    fn follow(&self) -> Result<Guard<Arc<View<M>>>> {
+        let _one = self.follows.as_ref().map(|follows| follows.lock());
+        let view = self.view.load();
+        if view.is_current() {
+            return Ok(view);
+        }
+        let notice = view.file_word(live::NOTICE).unwrap_or(0);
+        let medium = view.medium();
+        if notice & live::SUPERSEDED != 0 {
+            match medium.at_path().map_err(|e| Error::io("look at the path", medium.path(), e))? {
+                AtPath::Other => {
+                    let medium = medium.reopen(false).map_err(|e| Error::io("open", medium.path(), e))?;
+                    return self.attach(Arc::new(medium));
+                }
+                // The compaction has not come to its end, or never will: the old file is the pack.
+                AtPath::Same | AtPath::Missing if notice >> 1 == view.notice() >> 1 => return Ok(view),
+                AtPath::Same | AtPath::Missing => {}
+            }
+        }
+        self.attach(medium.clone())
+    }
+
+    fn attach(&self, medium: Arc<M>) -> Result<Guard<Arc<View<M>>>> {
+        let (view, identity) = recovery::attach(medium)?;
+        if identity.uuid != self.identity.uuid || identity.secret != self.identity.secret {
+            return Err(Error::ForeignHandle { what: "the pack that is at the path now" });
+        }
+        self.view.store(Arc::new(view));
+        Ok(self.view.load())
+    }
+
+    /// Asks a view that is true now, and a longer or newer one where that one has no answer.
+    #[inline]
+    pub fn ask<T>(&self, question: impl Fn(&View<M>) -> Answer<T>) -> Result<T> {
+        for _ in 0..RENEWALS {
+            let view = self.current()?;
+            let answer = question(&view);
+            let overtaken = self.follows.is_some() && view.is_private() && !view.is_current();
+            match answer {
+                Ok(answer) if !overtaken => return Ok(answer),
+                Err(Stop::Failed(error)) if !overtaken => return Err(error),
+                Err(Stop::Outgrown) => {
+                    self.renew()?;
+                }
+                Err(Stop::Busy) if !overtaken => self.give_up_on_writer(&view)?,
+                _ => {}
+            }
+        }
+        Err(Error::Busy { path: self.medium().path().into() })
+    }
+
+    /// The index did not come to rest: with a live writer that is an error; a dead one left it in the middle of a change, and
+    /// the log tells the rest.
+    #[cold]
+    fn give_up_on_writer(&self, view: &View<M>) -> Result<()> {
+        let medium = view.medium();
+        let locked = medium.is_locked().map_err(|e| Error::io("look at the lock", medium.path(), e))?;
+        if locked || self.follows.is_none() {
+            return Err(Error::Busy { path: medium.path().into() });
+        }
+        self.attach(medium.clone()).map(drop)
+    }
+}

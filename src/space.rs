@@ -1,0 +1,436 @@
+//! Who owns which bytes (rules R4 and R8).
+//!
+//! There is one allocator, at the end of the file. Log chunks and extents are given out once; index regions come in runs and
+//! are used again for their own kind, once nothing names them: neither a superblock, nor a checkpoint in progress, nor the live
+//! directory. Which regions are free is never stored. The runs form a list in the file; what the two superblocks' directories
+//! reach is not free; this is worked out when the first region is needed.
+
+use std::collections::VecDeque;
+
+use byteorder::{ByteOrder, LittleEndian};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::error::{Error, Result};
+use crate::format::{
+    Entry, FILE_BYTES_MAX, Frame, FrameHeader, Kind, Offset, PAGE_BYTES, RunDetail, SPACE_AT, Superblock, align_up,
+    segment_bytes,
+};
+use crate::medium::{self, Medium};
+use crate::view::read_vec;
+
+/// Runs of segments are at least this many, and then an eighth of all that there are.
+const RUN_SEGMENTS_MIN: u64 = 16;
+const RUN_SEGMENTS_MAX: u64 = 16 << 10;
+const HOLDS_SEGMENTS: u32 = 1;
+const HOLDS_DIRECTORY: u32 = 2;
+
+/// A part of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Region {
+    /// Where it begins.
+    pub offset: Offset,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+impl Region {
+    /// Where it ends.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.offset.0 + self.bytes
+    }
+}
+
+/// The allocator of one pack. Its caller holds the space lock.
+pub struct Space {
+    end: u64,
+    limit: u64,
+    marker: u64,
+    slots: u32,
+    run: Offset,
+    /// Whether the free regions of the runs in the file are known yet.
+    known: bool,
+    segments: Vec<Offset>,
+    directories: Vec<Region>,
+    /// Regions that a checkpoint names, and the newest one that does.
+    retired: VecDeque<(u64, Region, bool)>,
+    /// Free segments that commits on their way may take.
+    promised: u64,
+    total_segments: u64,
+    live_segments: u64,
+    /// Live segments that were made since the last freeze.
+    fresh_segments: u64,
+    index_bytes: u64,
+    /// Heads of runs that no checkpoint has synced yet.
+    heads: Vec<Region>,
+}
+
+impl Space {
+    /// The space of a pack whose newest checkpoint is this.
+    pub fn new(superblock: &Superblock, limit: u64) -> Space {
+        Space {
+            end: superblock.end.get(),
+            limit,
+            marker: superblock.identity.marker.get(),
+            slots: superblock.slots.get(),
+            run: Offset(superblock.run.get()),
+            known: false,
+            segments: Vec::new(),
+            directories: Vec::new(),
+            retired: VecDeque::new(),
+            promised: 0,
+            total_segments: 0,
+            live_segments: 0,
+            fresh_segments: 0,
+            index_bytes: 0,
+            heads: Vec::new(),
+        }
+    }
+
+    /// The space of a pack that has nothing yet.
+    pub fn empty(marker: u64, slots: u32, limit: u64) -> Space {
+        Space {
+            end: SPACE_AT.0,
+            limit,
+            marker,
+            slots,
+            run: Offset::NONE,
+            known: true,
+            segments: Vec::new(),
+            directories: Vec::new(),
+            retired: VecDeque::new(),
+            promised: 0,
+            total_segments: 0,
+            live_segments: 1,
+            fresh_segments: 0,
+            index_bytes: 0,
+            heads: Vec::new(),
+        }
+    }
+
+    /// The end of all that was ever given out.
+    pub fn end(&self) -> Offset {
+        Offset(self.end)
+    }
+
+    /// The newest run.
+    pub fn run(&self) -> Offset {
+        self.run
+    }
+
+    /// Bytes of all index runs, and live segments. Only true once the regions are known.
+    pub fn index_bytes(&self) -> (u64, u64) {
+        (self.index_bytes, self.live_segments)
+    }
+
+    /// How many segments are live. Only true once the regions are known.
+    pub fn live_segments(&self) -> u64 {
+        self.live_segments
+    }
+
+    /// Nothing before `end` is given out any more.
+    pub fn skip_to(&mut self, end: u64) {
+        self.end = self.end.max(align_up(end, PAGE_BYTES));
+    }
+
+    /// From here on only new regions are used: for a recovery, which must not touch what readers of a dead writer see. The
+    /// live segments are not counted then, so that no copy is expected.
+    pub fn forget(&mut self) {
+        self.known = true;
+    }
+
+    /// New bytes at the end of the file: `length` of them, from a multiple of `align` on. Nothing changes if there is no room.
+    pub fn allocate<M: Medium>(&mut self, medium: &M, length: u64, align: u64) -> Result<Region> {
+        let offset = align_up(self.end, align);
+        self.grow(medium, offset, length)?;
+        Ok(Region { offset: Offset(offset), bytes: length })
+    }
+
+    /// Makes a region longer in place, if nothing was given out behind it; says whether it did.
+    pub fn extend<M: Medium>(&mut self, medium: &M, region: &mut Region, bytes: u64) -> Result<bool> {
+        if align_up(region.end(), PAGE_BYTES) != self.end {
+            return Ok(false);
+        }
+        self.grow(medium, region.end(), bytes - region.bytes)?;
+        region.bytes = bytes;
+        Ok(true)
+    }
+
+    fn grow<M: Medium>(&mut self, medium: &M, offset: u64, length: u64) -> Result<()> {
+        let end = offset.checked_add(length).filter(|&end| end <= FILE_BYTES_MAX).ok_or(Error::LimitReached {
+            path: medium.path().into(),
+            needed: offset.saturating_add(length),
+            limit: FILE_BYTES_MAX,
+        })?;
+        if end > self.limit {
+            return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit: self.limit });
+        }
+        medium.allocate(Offset(offset), length).map_err(|error| {
+            if medium::is_full(&error) {
+                Error::NoSpace { path: medium.path().into(), needed: length }
+            } else {
+                Error::io("allocate", medium.path(), error)
+            }
+        })?;
+        self.end = align_up(end, PAGE_BYTES);
+        Ok(())
+    }
+
+    /// Gives back the newest allocation, which was never written; anything else that is not needed is punched by its owner.
+    pub fn give_back(&mut self, region: Region) {
+        if align_up(region.end(), PAGE_BYTES) == self.end {
+            self.end = region.offset.0;
+        }
+    }
+
+    /// Promises `count` segments to a commit, beyond those promised already and `reserve` more; makes runs as needed.
+    pub fn promise<M: Medium>(&mut self, medium: &M, count: u64, reserve: u64) -> Result<()> {
+        let needed = self.promised + count + reserve;
+        let free = self.segments.len() as u64;
+        if free < needed {
+            self.new_segments(medium, needed - free)?;
+        }
+        self.promised += count;
+        Ok(())
+    }
+
+    /// The commit is applied, or came to nothing.
+    pub fn release(&mut self, count: u64) {
+        self.promised = self.promised.saturating_sub(count);
+    }
+
+    /// Sees to it that two directories of `bytes` can be had without new space: one for the commit that asks, one for the
+    /// dereferences that must work on a full disk after it.
+    pub fn reserve_directories<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
+        while self.directories.iter().filter(|free| free.bytes >= bytes).count() < 2 {
+            self.new_directory(medium, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn new_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
+        let offset = self.new_run(medium, bytes, 1, HOLDS_DIRECTORY)?;
+        self.directories.push(Region { offset, bytes });
+        Ok(())
+    }
+
+    /// A free segment.
+    pub fn take_segment<M: Medium>(&mut self, medium: &M) -> Result<Region> {
+        let bytes = segment_bytes(self.slots);
+        if self.segments.is_empty() {
+            self.new_segments(medium, 1)?;
+        }
+        let offset = self.segments.pop().expect("a run of segments was just made");
+        Ok(Region { offset, bytes })
+    }
+
+    /// A free directory of at least `bytes`: the smallest that there is.
+    pub fn take_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<Region> {
+        if !self.directories.iter().any(|free| free.bytes >= bytes) {
+            self.new_directory(medium, bytes)?;
+        }
+        let (at, _) = (self.directories.iter().enumerate())
+            .filter(|(_, free)| free.bytes >= bytes)
+            .min_by_key(|(_, free)| free.bytes)
+            .expect("a directory was just reserved");
+        Ok(self.directories.swap_remove(at))
+    }
+
+    /// One more than the generation that the segment's header has had until now.
+    pub fn next_generation<M: Medium>(&self, medium: &M, segment: Offset) -> Result<u64> {
+        let mut word = [0; 8];
+        medium.read_at(segment, &mut word).map_err(|e| Error::io("read a segment's generation", medium.path(), e))?;
+        Ok(u64::from_le_bytes(word).wrapping_add(1))
+    }
+
+    /// A segment that no checkpoint names is free again.
+    pub fn free_segment(&mut self, offset: Offset) {
+        self.segments.push(offset);
+    }
+
+    /// A directory that no checkpoint names is free again.
+    pub fn free_directory(&mut self, region: Region) {
+        self.directories.push(region);
+    }
+
+    /// A segment that the checkpoint `sequence`, and perhaps earlier ones, name.
+    pub fn retire_segment(&mut self, offset: Offset, sequence: u64) {
+        self.retired.push_back((sequence, Region { offset, bytes: segment_bytes(self.slots) }, true));
+    }
+
+    /// A directory that the checkpoint `sequence`, and perhaps earlier ones, name.
+    pub fn retire_directory(&mut self, region: Region, sequence: u64) {
+        self.retired.push_back((sequence, region, false));
+    }
+
+    /// The older of the two superblocks is `oldest` now: what only earlier ones named is free.
+    pub fn release_retired(&mut self, oldest: u64) {
+        // In the order of their numbers, but for what was found at open, which comes first and has the lowest.
+        while let Some(&(sequence, region, is_segment)) = self.retired.front()
+            && sequence < oldest
+        {
+            self.retired.pop_front();
+            if is_segment { self.segments.push(region.offset) } else { self.directories.push(region) }
+        }
+    }
+
+    /// A segment was replaced by `parts` new ones; `fresh` says whether it was made since the last freeze itself.
+    pub fn segments_changed(&mut self, parts: u64, fresh: bool) {
+        self.live_segments += parts - 1;
+        self.fresh_segments = self.fresh_segments + parts - u64::from(fresh);
+    }
+
+    /// The index was frozen: all its segments are copied when they are next touched. Returns the heads of new runs, which the
+    /// checkpoint has to sync.
+    pub fn freeze(&mut self) -> Vec<Region> {
+        self.fresh_segments = 0;
+        std::mem::take(&mut self.heads)
+    }
+
+    /// The most segments that `images` images can take: each may copy one frozen segment, and the new records may split some. A
+    /// cascade of splits beyond that is possible, and so unlikely that it may fail late.
+    #[must_use]
+    pub fn segments_needed(&self, images: u64) -> u64 {
+        let copies = images.min(self.live_segments.saturating_sub(self.fresh_segments));
+        copies + 2 * images.div_ceil(u64::from(self.slots / 4).max(1)) + 4
+    }
+
+    fn new_segments<M: Medium>(&mut self, medium: &M, needed: u64) -> Result<()> {
+        let bytes = segment_bytes(self.slots);
+        let ahead = needed.max((self.total_segments / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX));
+        // Where there is no room to work ahead, what is needed may still fit.
+        let (first, count) = match self.new_run(medium, bytes, ahead, HOLDS_SEGMENTS) {
+            Ok(first) => (first, ahead),
+            Err(_) => (self.new_run(medium, bytes, needed, HOLDS_SEGMENTS)?, needed),
+        };
+        self.total_segments += count;
+        self.segments.extend((0..count).rev().map(|n| Offset(first.0 + n * bytes)));
+        Ok(())
+    }
+
+    /// A run of `count` regions; returns the first.
+    fn new_run<M: Medium>(&mut self, medium: &M, region_bytes: u64, count: u64, holds: u32) -> Result<Offset> {
+        let length = PAGE_BYTES + region_bytes * count;
+        let region = self.allocate(medium, length, PAGE_BYTES)?;
+        let detail = RunDetail {
+            previous: U64::new(self.run.0),
+            region_bytes: U64::new(region_bytes),
+            regions: U64::new(count),
+            holds: U32::new(holds),
+            reserved: U32::ZERO,
+        };
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(detail.as_bytes());
+        let frame = FrameHeader::plain(self.marker, Kind::Run, region.offset, 0, bytes);
+        medium
+            .write_at(region.offset, &[frame.as_bytes()], false)
+            .map_err(|e| Error::io("write the head of an index run", medium.path(), e))?;
+        self.heads.push(Region { offset: region.offset, bytes: PAGE_BYTES });
+        self.run = region.offset;
+        self.index_bytes += length;
+        Ok(Offset(region.offset.0 + PAGE_BYTES))
+    }
+
+    /// Works out which regions are free: those of the runs that neither superblock's directory reaches. What only the
+    /// older one reaches is retired under its number.
+    pub fn learn<M: Medium>(&mut self, medium: &M, newest: &Superblock, older: Option<&Superblock>) -> Result<()> {
+        if std::mem::replace(&mut self.known, true) {
+            return Ok(());
+        }
+        let (mut segments, mut directories) = self.regions(medium)?;
+        segments.sort_unstable();
+        let now = Reach::of(medium, newest)?;
+        let before = older.map(|older| Reach::of(medium, older)).transpose()?;
+        if let Some(astray) = now.segments.iter().find(|segment| segments.binary_search(segment).is_err()) {
+            return Err(Error::damaged(medium.path(), astray.0, "the index directory names what is no segment"));
+        }
+        self.total_segments = segments.len() as u64;
+        self.live_segments = now.segments.len() as u64;
+        segments.retain(|segment| now.segments.binary_search(segment).is_err());
+        directories.retain(|region| region.offset != now.directory);
+        if let (Some(before), Some(older)) = (before, older) {
+            let sequence = older.sequence.get();
+            let held = |segment: &Offset| before.segments.binary_search(segment).is_ok();
+            for segment in segments.extract_if(.., |segment| held(segment)) {
+                self.retire_segment(segment, sequence);
+            }
+            for region in directories.extract_if(.., |region| region.offset == before.directory) {
+                self.retire_directory(region, sequence);
+            }
+        }
+        // Those near the start of the file are taken first.
+        segments.reverse();
+        self.segments.append(&mut segments);
+        self.directories.append(&mut directories);
+        Ok(())
+    }
+
+    /// All segments and directories of the runs in the file.
+    fn regions<M: Medium>(&mut self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
+        let (mut segments, mut directories) = (Vec::new(), Vec::new());
+        let (mut at, mut above) = (self.run, self.end);
+        // Each run stands below the one that names it, so the walk ends.
+        while at != Offset::NONE {
+            let here = at;
+            let damaged = |what| Error::damaged(medium.path(), here.0, what);
+            let head = read_vec(medium, at, 64).map_err(|e| Error::io("read an index run", medium.path(), e))?;
+            let frame = Frame::parse(&head, self.marker, at)
+                .filter(|frame| frame.kind == Kind::Run)
+                .ok_or_else(|| damaged("no index run where one should be"))?;
+            let run: RunDetail = frame.detail();
+            let (bytes, count) = (run.region_bytes.get(), run.regions.get());
+            let end = bytes.checked_mul(count).and_then(|all| all.checked_add(at.0 + PAGE_BYTES));
+            let sound = bytes > 0 && bytes % PAGE_BYTES == 0 && end.is_some_and(|end| end <= above) && at >= SPACE_AT;
+            let first = at.0 + PAGE_BYTES;
+            match run.holds.get() {
+                HOLDS_SEGMENTS if sound && bytes == segment_bytes(self.slots) => {
+                    segments.extend((0..count).map(|n| Offset(first + n * bytes)));
+                }
+                HOLDS_DIRECTORY if sound && count == 1 => directories.push(Region { offset: Offset(first), bytes }),
+                _ => return Err(damaged("an index run contradicts itself")),
+            }
+            self.index_bytes += PAGE_BYTES + bytes * count;
+            above = at.0;
+            at = Offset(run.previous.get());
+            if at.0 >= above {
+                return Err(damaged("index runs are linked in a circle"));
+            }
+        }
+        Ok((segments, directories))
+    }
+}
+
+/// What a superblock's directory names.
+struct Reach {
+    directory: Offset,
+    /// Sorted, each once.
+    segments: Vec<Offset>,
+}
+
+impl Reach {
+    fn of<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Reach> {
+        let directory = Offset(superblock.directory.get());
+        let bytes = 8u64 << superblock.depth.get();
+        let words = read_vec(medium, directory, bytes)
+            .map_err(|e| Error::io("read the index directory", medium.path(), e))?;
+        let entry = |eight: &[u8]| Entry::unpack(LittleEndian::read_u64(eight)).segment;
+        let mut segments: Vec<Offset> = words.chunks_exact(8).map(entry).collect();
+        segments.dedup();
+        segments.sort_unstable();
+        segments.dedup();
+        Ok(Reach { directory, segments })
+    }
+}
+
+/// Syncs regions, neighbours together.
+pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<()> {
+    regions.sort_unstable();
+    for run in regions.chunk_by(|a, b| b.offset.0 <= a.end()) {
+        let (first, last) = (run[0], run[run.len() - 1]);
+        medium
+            .sync_range(first.offset, last.end() - first.offset.0)
+            .map_err(|e| Error::io("sync the index", medium.path(), e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! The store in figures.
+
+use crate::error::{Error, Result};
+use crate::format::segment_bytes;
+use crate::medium::Medium;
+use crate::store::Store;
+
+/// What a store holds and takes, counted as of one moment. All counters are kept with every commit, none is worked out by
+/// walking the store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// Blobs stored.
+    pub blobs: u64,
+    /// Links between them.
+    pub links: u64,
+    /// Payload bytes of all blobs.
+    pub live_bytes: u64,
+    /// Frame bytes of removed blobs: a compaction gives back these, and superseded index and log bytes besides.
+    pub dead_bytes: u64,
+    /// The file's length in bytes, holes included.
+    pub file_bytes: u64,
+    /// What the file takes on the disk, in bytes.
+    pub disk_bytes: u64,
+    /// Bytes of the live index: segments and directory.
+    pub index_bytes: u64,
+    /// Records for each slot of the live segments, between 0 and 1.
+    pub index_load: f64,
+    /// The live directory has `2^index_depth` entries.
+    pub index_depth: u32,
+    /// Commits since the store was made.
+    pub commits: u64,
+    /// Maps of earlier files or lengths that readers or blobs still hold.
+    pub old_maps: u64,
+}
+
+impl<M: Medium> Store<M> {
+    /// The store in figures.
+    ///
+    /// # Errors
+    /// Those of an unreadable file.
+    pub fn stats(&self) -> Result<Stats> {
+        let source = self.shared().source();
+        let (counters, segments, depth) = match self.shared().pack().writer() {
+            Ok(writer) => {
+                writer.learn()?;
+                let segments = writer.space().live_segments();
+                (writer.totals().0, segments, source.view().live().depth)
+            }
+            Err(_) => {
+                let (counters, segments) = crate::recovery::look(&source.view())?;
+                (counters, segments, source.view().live().depth)
+            }
+        };
+        let medium = source.medium();
+        let io = |e| Error::io("look at the file", medium.path(), e);
+        let slots = source.view().slots();
+        let records = counters.blobs + counters.links;
+        let old = &mut *self.shared().old.lock().expect("nothing panics under this lock");
+        old.retain(|view| view.strong_count() > 0);
+        #[allow(clippy::cast_precision_loss, reason = "a share, for people")]
+        let index_load = records as f64 / (segments.max(1) * u64::from(slots)) as f64;
+        Ok(Stats {
+            blobs: counters.blobs,
+            links: counters.links,
+            live_bytes: counters.live_bytes,
+            dead_bytes: counters.dead_bytes,
+            file_bytes: medium.length().map_err(io)?,
+            disk_bytes: medium.blocks().map_err(io)?,
+            index_bytes: segments * segment_bytes(slots) + (8 << depth),
+            index_load,
+            index_depth: depth,
+            commits: counters.commits,
+            old_maps: old.len() as u64,
+        })
+    }
+}

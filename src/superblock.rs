@@ -1,0 +1,174 @@
+//! Which of the two superblocks counts, and where the next one goes.
+//!
+//! A superblock is used only after [`Checked::parse`]: its checksum, its identity and its geometry hold then, whatever the
+//! rest of the file says.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::error::{Error, Result};
+use crate::format::{
+    CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SUPERBLOCKS_AT, Superblock,
+    VERSION, segment_bytes,
+};
+use crate::graph::CountersNow;
+use crate::log::{PLAIN_BYTES, Tail};
+use crate::medium::Medium;
+use crate::space::Space;
+
+/// The most slots a segment can have: a segment is then a megabyte.
+const SLOTS_MAX: u32 = (1 << 14) - 1;
+
+/// The superblocks of a pack that was looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Superblocks {
+    /// What never changes.
+    pub identity: Identity,
+    /// The one that counts.
+    pub newest: Superblock,
+    /// Which slot it stands in.
+    pub slot: usize,
+    /// The other one, if it is valid.
+    pub older: Option<Superblock>,
+}
+
+impl Superblocks {
+    /// Reads identity and superblocks. Any one of the three identities is enough.
+    pub fn read<M: Medium>(medium: &M) -> Result<Superblocks> {
+        let not_a_pack = |reason| Error::NotAPack { path: medium.path().into(), reason };
+        let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        if length == 0 {
+            return Err(not_a_pack("the file is empty"));
+        }
+        let identity = read::<M, Identity>(medium, IDENTITY_AT, length)?;
+        let copies = [
+            read::<M, Superblock>(medium, SUPERBLOCKS_AT[0], length)?,
+            read::<M, Superblock>(medium, SUPERBLOCKS_AT[1], length)?,
+        ];
+        let of_copies = copies.iter().flatten().filter(|copy| copy.is_sealed()).map(|copy| copy.identity);
+        let mut known = identity.into_iter().chain(of_copies).filter(|identity| identity.magic == MAGIC);
+        // A newer version may seal its identity in another way, so the version is looked at first.
+        let mut found = None;
+        for identity in &mut known {
+            if identity.version.get() > VERSION {
+                return Err(Error::UnsupportedVersion {
+                    path: medium.path().into(),
+                    found: identity.version.get(),
+                    supported: VERSION,
+                });
+            }
+            if identity.is_sealed() {
+                found = Some(identity);
+                break;
+            }
+        }
+        let Some(identity) = found else {
+            return Err(if copies.iter().flatten().any(|copy| copy.identity.magic == MAGIC) {
+                Error::damaged(medium.path(), 0, "the identity and both superblocks are damaged")
+            } else {
+                not_a_pack("it does not begin with \"blobpack\"")
+            });
+        };
+        let sound = |copy: Option<Superblock>| copy.filter(|copy| copy.identity == identity && is_sound(copy, length));
+        let [a, b] = copies.map(sound);
+        let (newest, slot, older) = match (a, b) {
+            (Some(a), Some(b)) if b.sequence.get() > a.sequence.get() => (b, 1, Some(a)),
+            (Some(a), b) => (a, 0, b),
+            (None, Some(b)) => (b, 1, None),
+            (None, None) => {
+                let what = if length <= SUPERBLOCKS_AT[0].0 { "the file was cut off" } else { "both superblocks are damaged" };
+                return Err(Error::damaged(medium.path(), SUPERBLOCKS_AT[0].0, what));
+            }
+        };
+        Ok(Superblocks { identity, newest, slot, older })
+    }
+
+    /// The lowest sequence that a superblock in the file has.
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        self.older.map_or(self.newest.sequence.get(), |older| older.sequence.get())
+    }
+
+    /// Writes the next superblock over the one that does not count, and waits until it is durable.
+    pub fn write<M: Medium>(&mut self, medium: &M, next: Superblock) -> Result<()> {
+        let slot = 1 - self.slot;
+        let next = next.sealed();
+        medium
+            .write_at(SUPERBLOCKS_AT[slot], &[next.as_bytes()], true)
+            .map_err(|e| Error::io("write a superblock", medium.path(), e))?;
+        (self.older, self.newest, self.slot) = (Some(self.newest), next, slot);
+        Ok(())
+    }
+
+    /// Refuses what this code does not know: features without which nothing can be read, or, for writing, written.
+    pub fn check_features<M: Medium>(&self, medium: &M, write: bool) -> Result<()> {
+        let unknown = self.newest.incompatible.get() | if write { self.newest.read_only_compatible.get() } else { 0 };
+        if unknown == 0 {
+            return Ok(());
+        }
+        Err(Error::UnsupportedFeature { path: medium.path().into(), flags: unknown })
+    }
+}
+
+fn read<M: Medium, T: FromBytes + IntoBytes>(medium: &M, at: Offset, length: u64) -> Result<Option<T>> {
+    if at.0 + size_of::<T>() as u64 > length {
+        return Ok(None);
+    }
+    let mut value = T::new_zeroed();
+    match medium.read_at(at, value.as_mut_bytes()) {
+        Ok(()) => Ok(Some(value)),
+        // An unreadable sector costs one copy, not the pack.
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(None),
+        Err(error) => Err(Error::io("read a superblock", medium.path(), error)),
+    }
+}
+
+/// Checksum and geometry: all positions lie inside the file, aligned and in order.
+fn is_sound(copy: &Superblock, length: u64) -> bool {
+    let end = copy.end.get();
+    let (chunk, chunk_end, tail) = (Offset(copy.chunk.get()), copy.chunk_end.get(), Offset(copy.tail.get()));
+    let (directory, depth) = (Offset(copy.directory.get()), copy.depth.get());
+    let (slots, commit) = (copy.slots.get(), Offset(copy.commit.get()));
+    copy.is_sealed()
+        && end <= length
+        && chunk >= SPACE_AT
+        && chunk.is_aligned(CHUNK_ALIGN)
+        && chunk_end <= end
+        && tail.is_aligned(FRAME_ALIGN)
+        && tail.0 >= chunk.0 + PLAIN_BYTES
+        && tail.0 <= chunk_end
+        && commit < tail
+        && depth <= DEPTH_MAX
+        && (1..=SLOTS_MAX).contains(&slots)
+        && segment_bytes(slots) <= end
+        && directory >= SPACE_AT
+        && directory.is_aligned(PAGE_BYTES)
+        && directory.0.checked_add(8 << depth).is_some_and(|directory_end| directory_end <= end)
+        && copy.run.get() < end
+}
+
+/// A superblock for this state of the pack, with the sequence after `before`'s.
+#[must_use]
+pub fn next_superblock(
+    before: &Superblock,
+    tail: &Tail,
+    space: &Space,
+    live: LiveWord,
+    counters: CountersNow,
+) -> Superblock {
+    Superblock {
+        sequence: U64::new(before.sequence.get() + 1),
+        epoch: U64::new(tail.epoch),
+        end: U64::new(space.end().0),
+        chunk: U64::new(tail.chunk.0),
+        chunk_end: U64::new(tail.chunk_end),
+        tail: U64::new(tail.at.0),
+        commit: U64::new(tail.commit.0),
+        commit_checksum: U32::new(tail.commit_checksum),
+        directory: U64::new(live.directory.0),
+        depth: U32::new(live.depth),
+        run: U64::new(space.run().0),
+        counters: counters.into(),
+        ..*before
+    }
+}

@@ -1,0 +1,229 @@
+//! How bytes of a pack are looked at: a map of the file, perhaps with regions in memory behind it, and the length that bounds
+//! both.
+//!
+//! A view checks every offset against the file's length as the system tells it, not against the map, which is longer than
+//! the file (rule R12). The length is asked again when an offset lies beyond the one known.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::format::{Frame, Identity, LiveWord, Offset, live, to_usize};
+use crate::index::tag::Tagger;
+use crate::map::Map;
+use crate::medium::Medium;
+
+/// The regions of a reader that recovers for itself: offsets from `start` on lie in memory (rule R14).
+struct Overlay {
+    map: Arc<Map>,
+    start: u64,
+}
+
+/// A consistent way into one pack file. Shared by all readers of a handle; replaced as a whole when the file outgrows its
+/// map, when another writer takes over, and when a compaction puts a new file in its place.
+pub struct View<M> {
+    medium: Arc<M>,
+    map: Arc<Map>,
+    overlay: Option<Overlay>,
+    /// The file's length when it was last asked for. Only ever grows.
+    length: AtomicU64,
+    marker: u64,
+    tagger: Tagger,
+    slots: u32,
+    /// Where the live word is: in the file's live page, or in the overlay.
+    live: Offset,
+    /// The notice of the live page that this view was made under.
+    notice: u64,
+}
+
+impl<M: Medium> View<M> {
+    /// A view of the file as the live page describes it.
+    pub fn new(medium: Arc<M>, identity: &Identity, slots: u32) -> Result<View<M>> {
+        let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        let map = medium.map(length).map_err(|e| Error::io("map", medium.path(), e))?;
+        let mut view = View {
+            medium,
+            map,
+            overlay: None,
+            length: AtomicU64::new(length),
+            marker: identity.marker.get(),
+            tagger: Tagger::new(&identity.secret),
+            slots,
+            live: live::WORD,
+            notice: 0,
+        };
+        view.notice = view.file_word(live::NOTICE).unwrap_or(0);
+        Ok(view)
+    }
+
+    /// The same view with regions in memory from `start` on, the live word at `live` among them.
+    pub fn with_overlay(mut self, map: Arc<Map>, start: Offset, live: Offset) -> View<M> {
+        self.overlay = Some(Overlay { map, start: start.0 });
+        self.live = live;
+        self
+    }
+
+    /// The same view with a map of the file as long as it is now, and the notice of now.
+    pub fn renewed(&self) -> Result<View<M>> {
+        let length = self.medium.length().map_err(|e| Error::io("length", self.medium.path(), e))?;
+        let map = self.medium.map(length).map_err(|e| Error::io("map", self.medium.path(), e))?;
+        let mut view = View {
+            medium: self.medium.clone(),
+            map,
+            overlay: self.overlay.as_ref().map(|o| Overlay { map: o.map.clone(), start: o.start }),
+            length: AtomicU64::new(length),
+            marker: self.marker,
+            tagger: self.tagger.clone(),
+            slots: self.slots,
+            live: self.live,
+            notice: 0,
+        };
+        view.notice = view.file_word(live::NOTICE).unwrap_or(0);
+        Ok(view)
+    }
+
+    /// The file that the view is of.
+    pub fn medium(&self) -> &Arc<M> {
+        &self.medium
+    }
+
+    /// The pack's frame marker.
+    pub fn marker(&self) -> u64 {
+        self.marker
+    }
+
+    /// The pack's keyed hash.
+    pub fn tagger(&self) -> &Tagger {
+        &self.tagger
+    }
+
+    /// Slots a segment.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Whether this view recovered for itself.
+    pub fn is_private(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    /// An error that names damage at `offset`.
+    pub fn damaged(&self, offset: Offset, what: impl Into<String>) -> Error {
+        Error::damaged(self.medium.path(), offset.0, what)
+    }
+
+    /// Whether the live page still says what it said when this view was made.
+    #[inline]
+    pub fn is_current(&self) -> bool {
+        self.file_word(live::NOTICE).is_none_or(|now| now == self.notice && now & live::SUPERSEDED == 0)
+    }
+
+    /// The notice of the live page that this view was made under.
+    pub fn notice(&self) -> u64 {
+        self.notice
+    }
+
+    /// The raw live word.
+    #[inline]
+    pub fn live_raw(&self) -> u64 {
+        self.words(self.live, 1).map_or(0, |word| u64::from_le(word[0].load(Ordering::Acquire)))
+    }
+
+    /// The live word.
+    #[inline]
+    pub fn live(&self) -> LiveWord {
+        LiveWord::unpack(self.live_raw())
+    }
+
+    /// Where the live word is.
+    pub fn live_at(&self) -> Offset {
+        self.live
+    }
+
+    /// A word of the file itself, whatever the overlay.
+    #[inline]
+    pub fn file_word(&self, offset: Offset) -> Option<u64> {
+        if !self.covers(offset, 8) {
+            return None;
+        }
+        Some(u64::from_le(self.map.word(offset)?.load(Ordering::Acquire)))
+    }
+
+    /// Mutable shared words: of the live page, a directory or a segment. `None` where the file or the map is too short.
+    #[inline]
+    pub fn words(&self, offset: Offset, count: usize) -> Option<&[AtomicU64]> {
+        if let Some(overlay) = &self.overlay
+            && offset.0 >= overlay.start
+        {
+            return overlay.map.words(Offset(offset.0 - overlay.start), count);
+        }
+        if !self.covers(offset, 8 * count as u64) {
+            return None;
+        }
+        self.map.words(offset, count)
+    }
+
+    /// One mutable shared word.
+    #[inline]
+    pub fn word(&self, offset: Offset) -> Option<u64> {
+        self.words(offset, 1).map(|word| u64::from_le(word[0].load(Ordering::Acquire)))
+    }
+
+    /// Committed bytes, which never change again. `None` where the file or the map is too short.
+    #[inline]
+    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&[u8]> {
+        if !self.covers(offset, length) {
+            return None;
+        }
+        self.map.bytes(offset, length)
+    }
+
+    /// The header of a frame.
+    pub fn frame(&self, offset: Offset) -> Option<Frame> {
+        let bytes = self.bytes(offset, 128).or_else(|| self.bytes(offset, 64))?;
+        Frame::parse(bytes, self.marker, offset)
+    }
+
+    /// Begins to load the cache line at `offset`.
+    #[inline]
+    pub fn prefetch(&self, offset: Offset) {
+        self.map.prefetch(offset);
+    }
+
+    /// Reads with a system call, so that an unreadable sector is an error and not a signal (rule R11).
+    pub fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
+        self.medium.read_at(offset, buffer)
+    }
+
+    #[inline]
+    fn covers(&self, offset: Offset, length: u64) -> bool {
+        match offset.0.checked_add(length) {
+            Some(end) => end <= self.length.load(Ordering::Relaxed) || self.covers_now(end),
+            None => false,
+        }
+    }
+
+    #[cold]
+    fn covers_now(&self, end: u64) -> bool {
+        let Ok(now) = self.medium.length() else { return false };
+        self.length.fetch_max(now, Ordering::Relaxed);
+        end <= now
+    }
+
+    /// Whether `end` lies inside the file but beyond the map, so that a longer map would help.
+    pub fn outgrown(&self, end: u64) -> bool {
+        end > self.map.length() && self.covers_now(end)
+    }
+}
+
+/// Copies committed bytes that may be anywhere in the file.
+pub fn read_vec<M: Medium>(medium: &M, offset: Offset, length: u64) -> io::Result<Vec<u8>> {
+    let end = offset.checked_add(length).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if end.0 > medium.length()? {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut bytes = vec![0; to_usize(length)];
+    medium.read_at(offset, &mut bytes)?;
+    Ok(bytes)
+}

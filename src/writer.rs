@@ -1,0 +1,460 @@
+//! Blobs of unknown length: they stream into an extent of the pack, which nobody knows of before the commit that publishes it.
+//!
+//! A writer keeps the first [`LARGE_BYTES`] in memory; a blob that ends before lies in the log with its commit, one write for
+//! both. A longer one gets an extent at the end of the file. With a size hint that is exactly as long as needed. Without, it
+//! grows in place while nothing stands behind it; else it moves to one twice as long, so that in all at most twice the bytes are
+//! written. What is left over is punched. Written pages are sent to the disk as the stream goes, so that a small
+//! commit beside it does not wait for them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::batch::{Large, Operations};
+use crate::commit::{Durability, Writer};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::format::{BLOB_BYTES_LIMIT, BlobHeader, LARGE_BYTES, Offset, PAGE_BYTES, align_up, header_bytes, to_usize};
+use crate::log::seal_blob;
+use crate::medium::Medium;
+use crate::space::Region;
+use crate::store::{Descriptor, Pack, Shared};
+
+/// The first extent of a stream without a hint.
+const FIRST_BYTES: u64 = 1 << 20;
+/// An extent that grows in place grows by at most this much at once.
+const GROW_BYTES_MAX: u64 = 64 << 20;
+/// What is collected before it is written: large writes of the caller pass by.
+const BUFFER_BYTES: usize = 256 << 10;
+/// After so many bytes, written pages are sent to the disk.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// Moves copy in pieces of this size.
+const COPY_BYTES: usize = 256 << 10;
+
+/// A counter that is one higher while this lives.
+struct Counted<M: Medium> {
+    writer: Arc<Pack<M>>,
+    which: fn(&Writer<M>) -> &AtomicU64,
+}
+
+impl<M: Medium> Counted<M> {
+    fn new(pack: Arc<Pack<M>>, which: fn(&Writer<M>) -> &AtomicU64) -> Result<Counted<M>> {
+        which(pack.writer()?).fetch_add(1, Ordering::AcqRel);
+        Ok(Counted { writer: pack, which })
+    }
+}
+
+impl<M: Medium> Drop for Counted<M> {
+    fn drop(&mut self) {
+        if let Ok(writer) = self.writer.writer() {
+            (self.which)(writer).fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Gives bytes of the pack back.
+trait GiveBack: Send + Sync {
+    fn give_back(&self, region: Region);
+}
+
+impl<M: Medium> GiveBack for Pack<M> {
+    fn give_back(&self, region: Region) {
+        if let Ok(writer) = self.writer() {
+            // The bytes are nobody's; a file system that can't punch keeps them until a compaction.
+            let _ = writer.medium().punch(region.offset, region.bytes);
+        }
+    }
+}
+
+/// The extent of one large blob. Unless it is kept, its bytes are given back when it is dropped.
+pub struct Extent {
+    region: Region,
+    header: u64,
+    owner: Option<Arc<dyn GiveBack>>,
+}
+
+impl Extent {
+    /// Where the frame stands: right before the payload, which begins a page after the extent.
+    #[must_use]
+    pub fn frame(&self) -> Offset {
+        Offset(self.payload().0 - self.header)
+    }
+
+    /// Where the payload begins.
+    #[must_use]
+    pub fn payload(&self) -> Offset {
+        Offset(self.region.offset.0 + PAGE_BYTES)
+    }
+
+    /// How many payload bytes fit.
+    fn room(&self) -> u64 {
+        self.region.bytes - PAGE_BYTES
+    }
+
+    /// Its bytes belong to a commit now.
+    pub fn keep(&mut self) {
+        self.owner = None;
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        if let Some(owner) = &self.owner {
+            owner.give_back(self.region);
+        }
+    }
+}
+
+/// Writes one blob; see [`Store::writer`](crate::Store::writer).
+///
+/// Dropping it without [`commit`](BlobWriter::commit) or [`stage`](BlobWriter::stage) cancels it. It keeps less than 2 MiB in
+/// memory, however long the blob.
+///
+/// ```
+/// use std::io::Write;
+/// use blobpack::{Algorithm, Store};
+/// let store = Store::temporary()?;
+/// let mut writer = store.writer(Algorithm::Sha256)?;
+/// writer.write_all(b"hello")?;
+/// let descriptor = writer.commit()?;
+/// assert_eq!(&*store.get(&descriptor.digest)?, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "NewWriter")]
+pub struct BlobWriter<M: Medium = crate::medium::Disk> {
+    shared: Arc<Shared<M>>,
+    pack: Arc<Pack<M>>,
+    counted: Counted<M>,
+    hasher: Hasher,
+    algorithm: Algorithm,
+    checksum: crc32fast::Hasher,
+    written: u64,
+    /// Not written to the extent yet.
+    buffer: Vec<u8>,
+    extent: Option<Extent>,
+    /// How far the extent was sent to the disk.
+    sent: u64,
+    hint: Option<u64>,
+    expected_digest: Option<Digest>,
+    expected_size: Option<u64>,
+    failed: Option<Error>,
+}
+
+impl<M: Medium> BlobWriter<M> {
+    pub(crate) fn new(shared: Arc<Shared<M>>, algorithm: Algorithm) -> Result<BlobWriter<M>> {
+        let pack = shared.pack();
+        pack.writer()?.check()?;
+        Ok(BlobWriter {
+            counted: Counted::new(pack.clone(), Writer::open_writers)?,
+            shared,
+            pack,
+            hasher: Hasher::new(algorithm),
+            algorithm,
+            checksum: crc32fast::Hasher::new(),
+            written: 0,
+            buffer: Vec::new(),
+            extent: None,
+            sent: 0,
+            hint: None,
+            expected_digest: None,
+            expected_size: None,
+            failed: None,
+        })
+    }
+
+    /// Says how long the blob will be, in bytes: then its space is had at once, and exactly. Being wrong costs a move.
+    #[must_use]
+    pub fn size_hint(mut self, bytes: u64) -> Self {
+        self.hint = Some(bytes);
+        self
+    }
+
+    /// Says what the digest must be; otherwise [`commit`](BlobWriter::commit) fails with [`Error::DigestMismatch`].
+    #[must_use]
+    pub fn expect_digest(mut self, digest: Digest) -> Self {
+        self.expected_digest = Some(digest);
+        self
+    }
+
+    /// Says how long the blob must be, in bytes; otherwise [`commit`](BlobWriter::commit) fails with
+    /// [`Error::SizeMismatch`]. It serves as a hint too.
+    #[must_use]
+    pub fn expect_size(mut self, bytes: u64) -> Self {
+        self.expected_size = Some(bytes);
+        self.hint = Some(bytes);
+        self
+    }
+
+    /// The digest of what was written so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
+    /// How many bytes were written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Stores the blob with one reference, or adds one to it where it is stored already.
+    ///
+    /// # Errors
+    /// The error of a write that failed before; a mismatch with what was expected; a full disk. The store is as it was then.
+    pub fn commit(self) -> Result<Descriptor> {
+        let shared = self.shared.clone();
+        let staged = self.stage()?;
+        shared.commit_staged(staged)
+    }
+
+    /// Throws away what was written.
+    ///
+    /// # Errors
+    /// None at present: space that can't be given back now is given back by a compaction.
+    #[allow(clippy::unnecessary_wraps, reason = "cancelling is I/O; callers should be ready for its errors")]
+    pub fn cancel(self) -> Result<()> {
+        drop(self);
+        Ok(())
+    }
+
+    /// Ends the blob without making it visible, for [`Batch::add`](crate::Batch::add).
+    ///
+    /// # Errors
+    /// As for [`commit`](BlobWriter::commit).
+    pub fn stage(mut self) -> Result<Staged<M>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let digest = self.hasher.clone().finish();
+        if let Some(expected) = self.expected_size.filter(|&expected| expected != self.written) {
+            return Err(Error::SizeMismatch { expected, found: self.written });
+        }
+        if let Some(expected) = self.expected_digest.filter(|&expected| expected != digest) {
+            return Err(Error::DigestMismatch { expected: Box::new(expected), found: Box::new(digest) });
+        }
+        let content = if self.written < LARGE_BYTES {
+            Content::Small(std::mem::take(&mut self.buffer))
+        } else {
+            Content::Large(Box::new(self.seal(digest)?))
+        };
+        let pack = self.pack.clone();
+        Ok(Staged { counted: Counted::new(pack.clone(), Writer::staged)?, pack, digest, size: self.written, content })
+    }
+
+    /// Writes what is left and the header, gives back what was too much, and makes the rest durable.
+    fn seal(&mut self, digest: Digest) -> Result<Large> {
+        self.write_buffer()?;
+        let writer = self.pack.writer()?;
+        let mut extent = self.extent.take().expect("a blob of this length has an extent: its buffer was written");
+        let medium = writer.medium().as_ref();
+        let header = BlobHeader::new(self.pack.marker(), extent.frame(), &digest, self.written);
+        let io = |what: &'static str| move |e| Error::io(what, medium.path(), e);
+        medium.write_at(extent.frame(), &[header.bytes()], false).map_err(io("write a blob's header"))?;
+        let used = PAGE_BYTES + align_up(self.written, PAGE_BYTES);
+        if used < extent.region.bytes {
+            let rest = Region { offset: Offset(extent.region.offset.0 + used), bytes: extent.region.bytes - used };
+            extent.region.bytes = used;
+            self.pack.give_back(rest);
+        }
+        let synced = writer.settings().durability == Durability::PowerLoss;
+        if synced
+            && let Err(error) = medium.sync_range(extent.region.offset, PAGE_BYTES + self.written)
+        {
+            // The kernel may count the pages as clean now; what they hold is not known to be on the disk.
+            let error = Error::io("sync a blob", medium.path(), error);
+            writer.poison(&error);
+            return Err(error);
+        }
+        Ok(Large {
+            digest,
+            tag: self.pack.source().tagger().of_blob(&digest),
+            length: self.written,
+            checksum: seal_blob(&header, self.checksum.clone()),
+            synced,
+            extent,
+        })
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let length = self.written.saturating_add(bytes.len() as u64);
+        if length >= BLOB_BYTES_LIMIT {
+            return Err(Error::TooLarge { length, limit: BLOB_BYTES_LIMIT - 1 });
+        }
+        self.pack.writer()?.check()?;
+        self.hasher.update(bytes);
+        self.checksum.update(bytes);
+        if self.buffer.len() + bytes.len() <= BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+            self.written = length;
+            // The blob is large for sure: its space is asked for now, so that a full disk shows early.
+            return if length >= LARGE_BYTES && self.extent.is_none() { self.make_room(length) } else { Ok(()) };
+        }
+        self.write_buffer()?;
+        self.write_out(bytes)?;
+        self.written = length;
+        Ok(())
+    }
+
+    fn write_buffer(&mut self) -> Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        // The bytes in the buffer are counted as written; those in the extent end where the buffer begins.
+        let at = self.written - buffer.len() as u64;
+        let result = self.write_at(at, &buffer);
+        self.buffer = buffer;
+        self.buffer.clear();
+        result
+    }
+
+    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_at(self.written, bytes)
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = at + bytes.len() as u64;
+        self.make_room(end)?;
+        let extent = self.extent.as_ref().expect("room was made in an extent");
+        let medium = self.pack.writer()?.medium();
+        medium
+            .write_at(Offset(extent.payload().0 + at), &[bytes], false)
+            .map_err(|e| Error::io("write a blob", medium.path(), e))?;
+        if end - self.sent >= WRITE_BACK_BYTES {
+            medium.write_back(Offset(extent.payload().0 + self.sent), end - self.sent);
+            self.sent = end;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the extent takes `length` payload bytes.
+    fn make_room(&mut self, length: u64) -> Result<()> {
+        let room = self.extent.as_ref().map_or(0, Extent::room);
+        if length <= room {
+            return Ok(());
+        }
+        let hint = self.hint.filter(|&hint| hint >= length && hint < BLOB_BYTES_LIMIT);
+        let first = hint.unwrap_or(length.max(FIRST_BYTES));
+        let writer = self.pack.writer()?;
+        let medium = writer.medium().as_ref();
+        let Some(extent) = &mut self.extent else {
+            let bytes = PAGE_BYTES + align_up(first, PAGE_BYTES);
+            let region = writer.space().allocate(medium, bytes, PAGE_BYTES)?;
+            let header = header_bytes(self.algorithm);
+            let owner: Arc<dyn GiveBack> = self.pack.clone();
+            self.extent = Some(Extent { region, header, owner: Some(owner) });
+            return Ok(());
+        };
+        let longer = hint.unwrap_or(length.max(room + room.min(GROW_BYTES_MAX)));
+        if writer.space().extend(medium, &mut extent.region, PAGE_BYTES + align_up(longer, PAGE_BYTES))? {
+            return Ok(());
+        }
+        let longer = hint.unwrap_or(length.max(2 * room));
+        let bytes = PAGE_BYTES + align_up(longer, PAGE_BYTES);
+        let region = writer.space().allocate(medium, bytes, PAGE_BYTES)?;
+        let moved = Extent { region, header: extent.header, owner: extent.owner.clone() };
+        let full = self.written - self.buffer.len() as u64;
+        copy(medium, extent.payload(), moved.payload(), full)?;
+        self.extent = Some(moved);
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+/// Copies bytes that were written to an extent to another one.
+fn copy<M: Medium>(medium: &M, from: Offset, to: Offset, bytes: u64) -> Result<()> {
+    let io = |e| Error::io("move a growing blob", medium.path(), e);
+    let mut piece = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < bytes {
+        let part = &mut piece[..to_usize((bytes - at).min(COPY_BYTES as u64))];
+        medium.read_at(Offset(from.0 + at), part).map_err(io)?;
+        medium.write_at(Offset(to.0 + at), &[part], false).map_err(io)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+impl<M: Medium> io::Write for BlobWriter<M> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(error) = &self.failed {
+            return Err(io::Error::other(error.to_string()));
+        }
+        match self.take(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => {
+                let kind = io::Error::other(error.to_string());
+                // The bytes are hashed already, and perhaps half written: this blob can't be finished.
+                self.failed = Some(error);
+                Err(kind)
+            }
+        }
+    }
+
+    /// Does nothing: bytes become durable with the commit.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<M: Medium> std::fmt::Debug for BlobWriter<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobWriter").field("algorithm", &self.algorithm).field("written", &self.written).finish()
+    }
+}
+
+enum Content {
+    Small(Vec<u8>),
+    Large(Box<Large>),
+}
+
+/// A blob that is written and not yet visible; [`Batch::add`](crate::Batch::add) takes it. Dropping it throws it away.
+pub struct Staged<M: Medium = crate::medium::Disk> {
+    counted: Counted<M>,
+    pack: Arc<Pack<M>>,
+    digest: Digest,
+    size: u64,
+    content: Content,
+}
+
+impl<M: Medium> Staged<M> {
+    /// The blob's digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The blob's size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it was staged in this pack.
+    pub(crate) fn is_of(&self, pack: &Arc<Pack<M>>) -> bool {
+        Arc::ptr_eq(&self.pack, pack)
+    }
+
+    /// Adds it to operations. What comes back holds off a compaction until they are committed.
+    pub(crate) fn add_to(self, operations: &mut Operations) -> Result<StagedGuard<M>> {
+        match self.content {
+            Content::Small(bytes) => {
+                let tagger = self.pack.source().tagger();
+                operations.put_hashed(tagger, self.digest, &bytes)?;
+            }
+            Content::Large(large) => operations.list.push(crate::batch::Operation::Large(large)),
+        }
+        Ok(StagedGuard { _counted: self.counted })
+    }
+}
+
+impl<M: Medium> std::fmt::Debug for Staged<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Staged").field("digest", &self.digest).field("size", &self.size).finish()
+    }
+}
+
+/// Holds off a compaction while a batch has a staged blob.
+pub struct StagedGuard<M: Medium> {
+    _counted: Counted<M>,
+}
