@@ -629,22 +629,24 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. After a success the pack counts as
-    /// replaced: whoever wants to commit is sent on.
-    pub fn replace<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _checkpoints = lock(&self.superblocks);
+    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. Where that says `true` the pack counts
+    /// as replaced: whoever wants to commit is sent on.
+    ///
+    /// # Errors
+    /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.
+    pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<()> {
+        let superblocks = lock(&self.superblocks);
         let mut state = lock(&self.state);
         while state.leading || state.done < state.ticket {
             self.check()?;
             state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
         }
         let (writers, staged) = (self.open_writers.load(Ordering::Acquire), self.staged.load(Ordering::Acquire));
-        if writers + staged > 0 {
+        if alone && writers + staged > 0 {
             return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
         }
-        let result = work()?;
-        state.moved = true;
-        Ok(result)
+        state.moved = work(&superblocks)?;
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ pub mod blob;
 pub mod batch;
 #[doc(hidden)]
 pub mod commit;
+pub mod compact;
 pub mod digest;
 pub mod error;
 #[doc(hidden)]
@@ -15,6 +16,7 @@ pub mod format;
 pub mod graph;
 #[doc(hidden)]
 pub mod index;
+pub mod inspect;
 pub mod list;
 #[doc(hidden)]
 pub mod log;
@@ -34,14 +36,20 @@ pub mod store;
 #[doc(hidden)]
 pub mod superblock;
 #[doc(hidden)]
+pub mod verify;
+#[doc(hidden)]
 pub mod view;
 pub mod writer;
 
 pub use blob::Blob;
 pub use commit::Durability;
+pub use compact::{CompactOptions, Compacted, Progress};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Damage, Error, Result};
 pub use reader::{BlobRef, Reader};
 pub use recovery::Recovery;
+pub use inspect::{Inspection, Item, inspect};
+pub use list::{Descriptors, Links, List};
+pub use verify::{Finding, Verified};
 pub use store::{Batch, Descriptor, OpenOptions, Outcome, Removed, Stats, Store};
 pub use writer::{BlobWriter, Staged};

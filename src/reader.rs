@@ -82,7 +82,7 @@ impl<M: Medium> Reader<M> {
     /// [`Error::NotFound`] where it is not stored.
     #[inline]
     pub fn get(&self, digest: &Digest) -> Result<BlobRef<'_>> {
-        self.find(digest)?.ok_or(Error::NotFound { digest: *digest })
+        self.find(digest)?.ok_or_else(|| Error::NotFound { digest: *digest })
     }
 
     /// Whether a blob is stored.
@@ -109,6 +109,19 @@ impl<M: Medium> Reader<M> {
     pub fn find(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
         let view = self.view();
         if view.is_current()
+            && let Some(found) = view.find_blob_at_home(digest)
+            && let Some(bytes) = view.bytes(found.payload, found.length)
+            && (!view.is_private() || view.is_current())
+        {
+            return Ok(Some(BlobRef { bytes }));
+        }
+        self.find_farther(digest)
+    }
+
+    /// Not in the first slots, or not at all.
+    fn find_farther(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
+        let view = self.view();
+        if view.is_current()
             && let Ok(found) = view.find_blob(digest)
             && (!view.is_private() || view.is_current())
         {
@@ -123,6 +136,7 @@ impl<M: Medium> Reader<M> {
         self.find_slowly(digest)
     }
 
+    #[inline]
     fn view(&self) -> &View<M> {
         self.views.last().expect("a reader has a view from its first moment")
     }

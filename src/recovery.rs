@@ -228,6 +228,12 @@ pub fn look<M: Medium>(view: &View<M>) -> Result<(CountersNow, u64)> {
     Ok((scan.counters(&superblocks.newest.counters), segments.len() as u64))
 }
 
+/// Where the log of a pack that nobody writes to ends, and what the pack holds there.
+pub fn end_of_log<M: Medium>(medium: &M, superblocks: &Superblocks) -> Result<(Tail, CountersNow)> {
+    let scan = Scan::run(medium, superblocks, false)?;
+    Ok((scan.tail, scan.counters(&superblocks.newest.counters)))
+}
+
 /// Memory behind the end of the file, for the regions that `images` images can need. It costs what is written into it.
 fn overlay<M: Medium>(medium: &M, superblocks: &Superblocks, images: u64, depth: u32) -> Result<(Arc<Map>, Offset)> {
     let start = Offset(length(medium)?.max(superblocks.newest.end.get())).align_up(CHUNK_ALIGN);

@@ -100,6 +100,22 @@ impl Superblocks {
         Ok(())
     }
 
+    /// Writes both superblocks of a new file, one after the other in sequence, so that one bad page does not cost it. Not synced.
+    pub fn write_both<M: Medium>(
+        medium: &M,
+        blank: &Superblock,
+        next: impl Fn(&Superblock) -> Superblock,
+    ) -> Result<Superblocks> {
+        let first = next(blank).sealed();
+        let second = next(&first).sealed();
+        for (at, superblock) in SUPERBLOCKS_AT.into_iter().zip([first, second]) {
+            medium
+                .write_at(at, &[superblock.as_bytes()], false)
+                .map_err(|e| Error::io("write a superblock", medium.path(), e))?;
+        }
+        Ok(Superblocks { identity: blank.identity, newest: second, slot: 1, older: Some(first) })
+    }
+
     /// Refuses what this code does not know: features without which nothing can be read, or, for writing, written.
     pub fn check_features<M: Medium>(&self, medium: &M, write: bool) -> Result<()> {
         let unknown = self.newest.incompatible.get() | if write { self.newest.read_only_compatible.get() } else { 0 };

@@ -124,7 +124,8 @@ impl Drop for Extent {
 pub struct BlobWriter<M: Medium = crate::medium::Disk> {
     shared: Arc<Shared<M>>,
     pack: Arc<Pack<M>>,
-    counted: Counted<M>,
+    /// Holds off a compaction.
+    _counted: Counted<M>,
     hasher: Hasher,
     algorithm: Algorithm,
     checksum: crc32fast::Hasher,
@@ -145,7 +146,7 @@ impl<M: Medium> BlobWriter<M> {
         let pack = shared.pack();
         pack.writer()?.check()?;
         Ok(BlobWriter {
-            counted: Counted::new(pack.clone(), Writer::open_writers)?,
+            _counted: Counted::new(pack.clone(), Writer::open_writers)?,
             shared,
             pack,
             hasher: Hasher::new(algorithm),

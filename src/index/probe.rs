@@ -30,6 +30,16 @@ pub enum Stop {
     Failed(Error),
 }
 
+impl Stop {
+    /// For those who can't ask again.
+    pub fn into_error<M: Medium>(self, view: &View<M>) -> Error {
+        match self {
+            Stop::Failed(error) => error,
+            Stop::Outgrown | Stop::Busy => Error::Busy { path: view.medium().path().into() },
+        }
+    }
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
         Stop::Failed(error)
@@ -71,9 +81,34 @@ struct Segment<'v> {
 impl<M: Medium> View<M> {
     /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header, which
     /// must agree (rule R11).
-    #[inline]
     pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
         self.search(self.tagger().of_blob(digest), |slot, _| self.check_blob(digest, slot))
+    }
+
+    /// The same for nine hits out of ten: those in the first two slots. `None` says nothing.
+    ///
+    /// Written for the processor: a lookup waits for three cache lines, one after the other, and what makes many lookups fast is that
+    /// the next ones begin while this one waits. So it is short, and its one unpredictable choice is not a branch.
+    #[inline]
+    pub fn find_blob_at_home(&self, digest: &Digest) -> Option<Found> {
+        let tag = self.tagger().of_blob(digest);
+        let slots = self.slots();
+        let LiveWord { directory, depth, .. } = self.live();
+        let entry = Entry::unpack(self.word(Offset(directory.0 + 8 * directory_index(tag, depth)))?);
+        let words = self.words(entry.segment, 8 * (slots as usize + 1))?;
+        let home = home_slot(tag, slots);
+        let next = if home + 1 == slots { 0 } else { home + 1 };
+        let first = words.get(8 * (home as usize + 1)..)?;
+        let second = words.get(8 * (next as usize + 1)..)?;
+        let is_first = u64::from_le(first.first()?.load(Ordering::Acquire)) == tag;
+        let slot = std::hint::select_unpredictable(is_first, first, second);
+        if u64::from_le(slot.first()?.load(Ordering::Acquire)) != tag {
+            return None;
+        }
+        match self.check_blob(digest, slot.get(..8)?) {
+            Candidate::Hit(found) => Some(found),
+            Candidate::Other | Candidate::Odd(..) => None,
+        }
     }
 
     /// The full record of the blob with this digest.
@@ -131,6 +166,12 @@ impl<M: Medium> View<M> {
         if same {
             return Candidate::Hit(Found { id, payload: Offset(id.0 + header), length });
         }
+        self.another_blob(id, digest)
+    }
+
+    /// A record with the right tag and a frame that is not the blob: of another blob with the same tag, or odd.
+    #[cold]
+    fn another_blob(&self, id: Offset, digest: &Digest) -> Candidate<Found> {
         match self.frame(id) {
             Some(frame) if frame.kind == Kind::Blob && frame.digest.is_some_and(|other| other != *digest) => {
                 Candidate::Other

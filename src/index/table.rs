@@ -231,7 +231,8 @@ impl Table {
     fn renew<M: Medium>(&mut self, view: &View<M>, space: &mut Space, index: u64, entry: Entry) -> Result<()> {
         let (header, records) = self.read(view, index, entry)?;
         self.events.copies += 1;
-        let parts = self.place(view, records, header.prefix.get(), header.depth.get())?;
+        let parts =
+            self.place(records, header.prefix.get(), header.depth.get()).ok_or_else(|| self.crowded(view))?;
         self.replace(view, space, entry, &parts)
     }
 
@@ -247,7 +248,7 @@ impl Table {
         let (header, records) = self.read(view, index, entry)?;
         let (prefix, depth) = (header.prefix.get(), header.depth.get());
         if records.len() <= to_usize(u64::from(self.slots)) / 2 {
-            let parts = self.place(view, records.clone(), prefix, depth)?;
+            let parts = self.place(records.clone(), prefix, depth).ok_or_else(|| self.crowded(view))?;
             let has_room = |part: &Part| self.probes(tag).any(|number| part.slots[number][0] == TAG_EMPTY);
             if parts.iter().all(has_room) {
                 self.events.copies += 1;
@@ -256,25 +257,30 @@ impl Table {
         }
         let mut parts = Vec::new();
         for (half, records) in halves(records, prefix, depth) {
-            parts.extend(self.place(view, records, half, depth + 1)?);
+            parts.extend(self.place(records, half, depth + 1).ok_or_else(|| self.crowded(view))?);
         }
         self.replace(view, space, entry, &parts)
     }
 
     /// Puts records into slots. Where they don't fit (too many near one home), they are split, again and again if need be.
-    fn place<M: Medium>(&self, view: &View<M>, records: Vec<Words>, prefix: u64, depth: u32) -> Result<Vec<Part>> {
+    /// `None` where even the deepest directory could not tell them apart.
+    fn place(&self, records: Vec<Words>, prefix: u64, depth: u32) -> Option<Vec<Part>> {
         let mut parts = Vec::new();
         let mut work = vec![(prefix, depth, records)];
         while let Some((prefix, depth, records)) = work.pop() {
             if depth > DEPTH_MAX {
-                return Err(view.damaged(self.live.directory, "too many records with one tag for the index"));
+                return None;
             }
             match self.fill(&records) {
                 Some(slots) => parts.push(Part { prefix, depth, slots }),
                 None => work.extend(halves(records, prefix, depth).map(|(half, records)| (half, depth + 1, records))),
             }
         }
-        Ok(parts)
+        Some(parts)
+    }
+
+    fn crowded<M: Medium>(&self, view: &View<M>) -> Error {
+        view.damaged(self.live.directory, "too many records with one tag for the index")
     }
 
     /// Linear probing in the order of the homes, which keeps the longest probe short.
@@ -367,6 +373,69 @@ impl Table {
         self.live = LiveWord { directory: region.offset, depth, switches: (self.live.switches + 1) & 0xff_ffff };
         self.directory_is_ours = true;
         if self.published { self.store(medium, view.live_at(), &[self.live.pack()]) } else { Ok(()) }
+    }
+}
+
+/// Fills a new index with records that come in the order of their tags: no segment is ever split or copied.
+pub struct Builder {
+    table: Table,
+    depth: u32,
+    /// The number of the directory's entry that `records` belong to.
+    index: u64,
+    records: Vec<Words>,
+    /// The segments so far, by prefix.
+    entries: Vec<(u64, u32, Entry)>,
+}
+
+impl Builder {
+    /// An empty index whose directory has this depth, or more where records lie too close together.
+    pub fn new<M: Medium>(medium: &M, space: &mut Space, slots: u32, depth: u32, born: u64) -> Result<Builder> {
+        space.promise(medium, 1 << depth, 0)?;
+        space.release(1 << depth);
+        let live = LiveWord { directory: Offset::NONE, depth, switches: 0 };
+        let table = Table::new(slots, live, 0, born);
+        Ok(Builder { table, depth, index: 0, records: Vec::new(), entries: Vec::new() })
+    }
+
+    /// Takes the next record.
+    pub fn push<M: Medium>(&mut self, medium: &M, space: &mut Space, record: &Record) -> Result<()> {
+        let index = directory_index(record.tag(), self.depth);
+        while self.index < index {
+            self.close_segment(medium, space)?;
+        }
+        self.records.push(Image { record: *record, removed: false }.words());
+        Ok(())
+    }
+
+    fn close_segment<M: Medium>(&mut self, medium: &M, space: &mut Space) -> Result<()> {
+        let prefix = if self.depth == 0 { 0 } else { self.index << (64 - self.depth) };
+        let records = std::mem::take(&mut self.records);
+        let parts = self.table.place(records, prefix, self.depth).ok_or_else(|| {
+            Error::damaged(medium.path(), 0, "too many records with one tag for the index")
+        })?;
+        for part in parts {
+            let entry = self.table.write_segment(medium, space, &part)?;
+            self.entries.push((part.prefix, part.depth, entry));
+        }
+        self.index += 1;
+        Ok(())
+    }
+
+    /// Writes the directory.
+    pub fn finish<M: Medium>(mut self, medium: &M, space: &mut Space) -> Result<Table> {
+        while self.index < 1 << self.depth {
+            self.close_segment(medium, space)?;
+        }
+        let depth = self.entries.iter().map(|(_, depth, _)| *depth).max().unwrap_or(0);
+        self.entries.sort_unstable_by_key(|(prefix, ..)| *prefix);
+        let words: Vec<u64> = (self.entries.iter())
+            .flat_map(|(_, local, entry)| std::iter::repeat_n(entry.pack(), 1 << (depth - local)))
+            .collect();
+        let region = space.take_directory(medium, directory_bytes(depth))?;
+        self.table.store(medium, region.offset, &words)?;
+        self.table.dirty.push(region);
+        self.table.live = LiveWord { directory: region.offset, depth, switches: 0 };
+        Ok(self.table)
     }
 }
 

@@ -30,6 +30,7 @@ impl Tagger {
         Tagger { coefficients }
     }
 
+    #[inline]
     fn tag(&self, low: u64, high: u64, kind: u32) -> u64 {
         let [a0, a1, a2, a3, a4, a5, _] = &self.coefficients;
         let sum = a0
@@ -45,6 +46,7 @@ impl Tagger {
 
     /// The tag of a blob.
     #[must_use]
+    #[inline]
     pub fn of_blob(&self, digest: &Digest) -> u64 {
         let bytes = digest.padded();
         self.tag(

@@ -329,6 +329,10 @@ impl Medium for Disk {
         self.lock.try_exclusive(&self.file, &self.path)
     }
 
+    fn unlock(&self) {
+        self.lock.release();
+    }
+
     fn is_locked(&self) -> io::Result<bool> {
         self.lock.is_held_by_any(&self.file, &self.path)
     }

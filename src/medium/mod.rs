@@ -131,6 +131,9 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// some milliseconds: [`is_locked`](Medium::is_locked) elsewhere may be in the way for a moment.
     fn try_lock(&self) -> io::Result<bool>;
 
+    /// Lets go of the lock while the file stays in use for reading: blobs outlive their store.
+    fn unlock(&self);
+
     /// Whether a writer, `self` included, has the lock at this moment.
     fn is_locked(&self) -> io::Result<bool>;
 

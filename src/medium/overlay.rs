@@ -130,6 +130,8 @@ impl<M: Medium> Medium for Overlay<M> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn unlock(&self) {}
+
     fn is_locked(&self) -> io::Result<bool> {
         self.below.is_locked()
     }

@@ -25,6 +25,8 @@ mod options;
 mod stats;
 
 pub use batch::{Batch, Outcome};
+#[doc(hidden)]
+pub use options::How;
 pub use options::OpenOptions;
 pub use stats::Stats;
 
@@ -69,9 +71,14 @@ impl<M: Medium> Shared<M> {
         self.pack.load().source.clone()
     }
 
+    pub(crate) fn options(&self) -> &OpenOptions {
+        &self.options
+    }
+
     /// Puts a compacted pack in place.
     pub(crate) fn replace(&self, pack: Pack<M>) {
         let old = self.pack.swap(Arc::new(pack));
+        old.source.medium().unlock();
         self.old.lock().expect("nothing panics under this lock").push(Arc::downgrade(&old.source.view()));
     }
 
@@ -115,6 +122,8 @@ impl<M: Medium> Drop for Shared<M> {
     fn drop(&mut self) {
         if let Some(writer) = &self.pack.load().writer {
             let _ = writer.checkpoint();
+            // Blobs that are still held keep the file, but not the lock.
+            writer.medium().unlock();
         }
     }
 }
@@ -279,7 +288,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`] where it is not stored.
     #[doc(alias = "Get")]
     pub fn get(&self, digest: &Digest) -> Result<Blob<M>> {
-        self.find(digest)?.ok_or(Error::NotFound { digest: *digest })
+        self.find(digest)?.ok_or_else(|| Error::NotFound { digest: *digest })
     }
 
     /// Gets a blob, or `None` where it is not stored.
@@ -307,7 +316,7 @@ impl<M: Medium> Store<M> {
     }
 
     fn record(&self, digest: &Digest) -> Result<BlobRecord> {
-        self.shared.source().ask(|view| view.blob_record(digest))?.ok_or(Error::NotFound { digest: *digest })
+        self.shared.source().ask(|view| view.blob_record(digest))?.ok_or_else(|| Error::NotFound { digest: *digest })
     }
 
     /// The digest that a text means: a whole digest, or the first 8 or more of its hex digits after the label.

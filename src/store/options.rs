@@ -13,8 +13,7 @@ use super::{Pack, Shared, Store};
 use crate::commit::{Durability, Settings, Start, Tuning, Writer};
 use crate::error::{Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, Counters, FILE_BYTES_MAX, IDENTITY_AT, Identity, MAGIC, Offset, SPACE_AT, SUPERBLOCKS_AT, Superblock,
-    VERSION,
+    CHUNK_ALIGN, Counters, FILE_BYTES_MAX, IDENTITY_AT, Identity, MAGIC, Offset, SPACE_AT, Superblock, VERSION,
 };
 use crate::index::table::Table;
 use crate::log::Tail;
@@ -22,7 +21,7 @@ use crate::medium::{AtPath, Disk, Medium};
 use crate::recovery::{self, Recovery};
 use crate::source::Source;
 use crate::space::{Space, sync_regions};
-use crate::superblock::next_superblock;
+use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
 /// How long a writer tries to have the lock even without a timeout: readers that look whether there is a writer hold it for a
@@ -343,8 +342,8 @@ pub(crate) fn initialize<M: Medium>(
     let head = tail.begin_chunk(identity.marker.get(), chunk);
     medium.write_at(chunk.offset, &[head.as_bytes()], false).map_err(io("write the first chunk"))?;
     let born = getrandom::u64().unwrap_or(identity.marker.get());
-    let mut table = Table::create(medium.as_ref(), &mut space, tuning.slots, 1, born)?;
-    let frozen = table.freeze(1);
+    let mut table = Table::create(medium.as_ref(), &mut space, tuning.slots, 0, born)?;
+    let frozen = table.freeze(2);
     let mut fresh = space.freeze();
     fresh.extend(frozen.dirty);
     sync_regions(medium.as_ref(), fresh)?;
@@ -354,9 +353,9 @@ pub(crate) fn initialize<M: Medium>(
         slots: U32::new(tuning.slots),
         ..zerocopy::FromZeros::new_zeroed()
     };
-    let first = next_superblock(&blank, &tail, &space, frozen.live, Counters::default().into()).sealed();
-    medium.write_at(SUPERBLOCKS_AT[0], &[first.as_bytes()], false).map_err(io("write a superblock"))?;
-    let superblocks = crate::superblock::Superblocks { identity: *identity, newest: first, slot: 0, older: None };
+    let superblocks = Superblocks::write_both(medium.as_ref(), &blank, |before| {
+        next_superblock(before, &tail, &space, frozen.live, Counters::default().into())
+    })?;
     let mut view = View::new(medium.clone(), identity, tuning.slots)?;
     recovery::publish(&mut view, &mut table, &tail)?;
     let space = Space::new(&superblocks.newest, limit);

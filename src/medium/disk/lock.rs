@@ -35,6 +35,11 @@ impl Lock {
         Ok(held.is_some())
     }
 
+    /// Closes the descriptor that holds the lock.
+    pub(super) fn release(&self) {
+        *super::lock(&self.held) = None;
+    }
+
     /// Whether anybody, this handle included, holds the lock at this moment.
     pub(super) fn is_held_by_any(&self, file: &File, path: &Path) -> io::Result<bool> {
         if super::lock(&self.held).is_some() {

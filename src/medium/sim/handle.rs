@@ -171,6 +171,13 @@ impl Medium for Sim {
         Ok(free)
     }
 
+    fn unlock(&self) {
+        let _state = self.directory.state();
+        if self.locks.swap(false, Ordering::Relaxed) {
+            self.file.give_lock_back();
+        }
+    }
+
     fn is_locked(&self) -> io::Result<bool> {
         Ok(self.file.is_locked())
     }

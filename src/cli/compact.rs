@@ -1,0 +1,85 @@
+//! `blobpack compact`: the space of removed blobs comes back.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use blobpack::CompactOptions;
+
+use super::failure::Failure;
+use super::output::{Output, note};
+use super::pack::{Json, WritePack, close};
+use super::progress;
+
+/// Give back the space of removed blobs.
+///
+/// Copies what is alive into a new file, checking every digest on the way, and puts it in the pack's place. Until then
+/// the pack is untouched; readers that have it open go on undisturbed. It needs as much free space as the live blobs take.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  blobpack compact store.pack
+  blobpack compact --min-dead 25 --wait 60 store.pack
+  blobpack compact --output /mnt/other/store.pack store.pack
+
+Prints the bytes before, after and freed.
+--json prints one object: {\"before_bytes\",\"after_bytes\",\"freed_bytes\"}.")]
+pub struct Compact {
+    #[command(flatten)]
+    pack: WritePack,
+    /// Do nothing while less than so many percent of the pack are dead
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    min_dead: Option<u8>,
+    /// Write the compacted pack to this file, on another file system if need be, and leave the pack as it is
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    format: Json,
+}
+
+/// The JSON of a compaction.
+#[derive(Serialize)]
+struct Report {
+    before_bytes: u64,
+    after_bytes: u64,
+    freed_bytes: u64,
+}
+
+impl Compact {
+    /// Compacts the pack.
+    pub fn run(self) -> Result<(), Failure> {
+        let store = self.pack.open()?;
+        let bar = progress::bar("compacting", 0);
+        let mut options = CompactOptions::new();
+        if let Some(percent) = self.min_dead {
+            options = options.min_dead(percent);
+        }
+        if let Some(output) = self.output {
+            options = options.output(output);
+        }
+        let follower = bar.clone();
+        options = options.progress(move |done| progress::follow(&follower, &done));
+        let compacted = store.compact_with(options);
+        bar.finish_and_clear();
+        let compacted = compacted?;
+        let mut output = Output::new();
+        if self.format.json {
+            output.json(&Report {
+                before_bytes: compacted.before_bytes,
+                after_bytes: compacted.after_bytes,
+                freed_bytes: compacted.freed_bytes,
+            })?;
+        } else {
+            output.line(format_args!("before  {:>20}", compacted.before_bytes))?;
+            output.line(format_args!("after   {:>20}", compacted.after_bytes))?;
+            output.line(format_args!("freed   {:>20}", compacted.freed_bytes))?;
+        }
+        output.flush()?;
+        if compacted.skipped {
+            note("not compacted: less is dead than --min-dead asks for");
+        }
+        close(store);
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! `blobpack inspect`: the file, frame by frame.
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::output::Output;
+use super::pack::{Json, ReadPack};
+
+/// Show what the file holds, frame by frame.
+///
+/// Never writes, takes no lock and goes on behind damage. What stands behind the end of the log is shown too, so a frame
+/// that is not valid is not always damage: `blobpack verify` says whether it is.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  blobpack inspect store.pack | less
+  blobpack inspect --json store.pack | jq -c 'select(.valid | not)'
+
+Prints offset, kind and length of each frame, and what is in it.
+--json prints an object a line: {\"offset\",\"kind\",\"length\",\"detail\",\"valid\"}.")]
+pub struct Inspect {
+    #[command(flatten)]
+    pack: ReadPack,
+    #[command(flatten)]
+    format: Json,
+}
+
+impl Inspect {
+    /// Shows the frames.
+    pub fn run(self) -> Result<(), Failure> {
+        let mut output = Output::new();
+        for item in blobpack::inspect(&self.pack.path)? {
+            let item = item?;
+            if self.format.json {
+                output.json(&item)?;
+            } else {
+                let invalid = if item.valid { "" } else { "  NOT VALID" };
+                let (offset, kind, length, detail) = (item.offset, item.kind, item.length, &item.detail);
+                output.line(format_args!("{offset:>16}  {kind:<10}  {length:>14}  {detail}{invalid}"))?;
+            }
+            if output.is_closed() {
+                break;
+            }
+        }
+        output.flush()
+    }
+}

@@ -1,0 +1,148 @@
+//! What verbs share: opening the pack, reading digests, showing one blob.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blobpack::{Algorithm, Descriptor, Digest, Error, OpenOptions, Removed, Store};
+use clap::Args;
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::output::{Output, complain, count, note};
+
+/// The pack of a verb that reads.
+#[derive(Args)]
+pub struct ReadPack {
+    /// The pack: a file, or a directory with a file blobs.pack in it
+    #[arg(value_name = "PACK")]
+    pub path: PathBuf,
+}
+
+impl ReadPack {
+    /// Opens the pack beside whoever writes to it.
+    pub fn open(&self) -> Result<Store, Failure> {
+        Ok(self.options().open(&self.path)?)
+    }
+
+    /// How the pack is opened.
+    pub fn options(&self) -> OpenOptions {
+        Store::options().read_only(true).create(false)
+    }
+}
+
+/// The pack of a verb that writes.
+#[derive(Args)]
+pub struct WritePack {
+    /// The pack: a file, or a directory with a file blobs.pack in it
+    #[arg(value_name = "PACK")]
+    pub path: PathBuf,
+    /// Wait so long for another process that writes to the pack, then exit with code 5
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    wait: Option<Duration>,
+}
+
+impl WritePack {
+    /// Opens a pack that is there, for writing.
+    pub fn open(&self) -> Result<Store, Failure> {
+        Ok(self.options().open(&self.path)?)
+    }
+
+    /// Opens the pack for writing, or creates it.
+    pub fn open_or_create(&self) -> Result<Store, Failure> {
+        Ok(self.options().create(true).open(&self.path)?)
+    }
+
+    /// How the pack is opened.
+    pub fn options(&self) -> OpenOptions {
+        let options = Store::options().create(false);
+        match self.wait {
+            Some(wait) => options.lock_timeout(wait),
+            None => options,
+        }
+    }
+}
+
+/// Whether results are for a script.
+#[derive(Args)]
+pub struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Ends the work with a pack that was written to.
+///
+/// What the verb did is durable already; a checkpoint that fails only makes the next open slower.
+pub fn close(store: Store) {
+    if let Err(error) = store.close() {
+        complain(&format!("warning: everything is stored, but no checkpoint could be written: {error}"));
+    }
+}
+
+/// Reads a digest, or a prefix that one blob begins with.
+pub fn resolve(store: &Store, text: &str) -> Result<Digest, Failure> {
+    match store.resolve(text) {
+        Err(Error::InvalidDigest { .. }) if is_prefix(text) => Err(Failure::no_blob_begins_with(text)),
+        resolved => Ok(resolved?),
+    }
+}
+
+/// Whether a text is written as a digest's prefix is.
+fn is_prefix(text: &str) -> bool {
+    let Some((label, hex)) = text.split_once(':') else { return false };
+    let Some(algorithm) = Algorithm::from_label(label) else { return false };
+    (8..=2 * algorithm.digest_bytes()).contains(&hex.len())
+        && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// One blob, with what it links to and what links to it: the JSON of `stat`, `ref`, `link` and `unlink`.
+#[derive(Serialize)]
+pub struct Detail {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How many references there are to it.
+    pub ref_count: u64,
+    /// What it links to.
+    pub links: Vec<Digest>,
+    /// What links to it.
+    pub referrers: Vec<Digest>,
+}
+
+impl Detail {
+    /// Looks a blob up.
+    pub fn of(store: &Store, digest: &Digest) -> Result<Detail, Error> {
+        let Descriptor { digest, size, ref_count, .. } = store.descriptor(digest)?;
+        let links = store.links(&digest)?.collect::<Result<_, _>>()?;
+        let referrers = store.referrers(&digest)?.collect::<Result<_, _>>()?;
+        Ok(Detail { digest, size, ref_count, links, referrers })
+    }
+
+    /// A blob that is gone.
+    pub fn removed(was: &Descriptor) -> Detail {
+        Detail { digest: was.digest, size: was.size, ref_count: 0, links: Vec::new(), referrers: Vec::new() }
+    }
+}
+
+/// A blob on a line: digest, size, references, links.
+pub fn long_line(blob: &Descriptor) -> String {
+    // As wide as a SHA-256 digest, which most are; a listing has no end to look ahead to for the widest.
+    format!("{:<71}  {:>14}  {:>8}  {:>8}", blob.digest.to_string(), blob.size, blob.ref_count, blob.link_count)
+}
+
+/// Says on standard output what was removed, on standard error how much that was.
+pub fn print_removed(removed: &Removed, output: &mut Output) -> Result<(), Failure> {
+    for digest in removed.digests() {
+        output.line(digest?)?;
+    }
+    output.flush()?;
+    let (blobs, bytes) = (count(removed.blobs(), "blob"), count(removed.reclaimable_bytes(), "byte"));
+    note(&format!("removed {blobs}; compaction can free {bytes}"));
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! `blobpack verify`: is everything what it should be?
+
+use clap::Args;
+use serde::Serialize;
+
+use blobpack::{Digest, Error, Finding, Recovery, Result, Store, Verified};
+
+use super::failure::Failure;
+use super::output::{Output, count, note};
+use super::pack::{Json, WritePack, close};
+use super::progress;
+
+/// Read every blob and compare digests, counts, links, and index with log.
+///
+/// Lists every damage, a line each, and exits with code 4 if there is any. Without --repair nothing is written, and other
+/// processes may go on writing.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  blobpack verify store.pack
+  blobpack verify --repair store.pack
+  blobpack verify --json store.pack | jq -r '.damage[].what'
+
+--repair rebuilds a damaged index from the log, and where the log itself is damaged keeps what stands before the
+damage. Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take
+a copy of the file first; the bytes of a damaged blob can't be repaired.
+--json prints one object: {\"blobs\",\"bytes\",\"damage\":[{\"offset\",\"digest\",\"what\"}...]}.")]
+pub struct Verify {
+    #[command(flatten)]
+    pack: WritePack,
+    /// Repair what can be repaired
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    format: Json,
+}
+
+/// The JSON of a verification.
+#[derive(Serialize, Default)]
+struct Report {
+    blobs: u64,
+    bytes: u64,
+    damage: Vec<Found>,
+    #[serde(skip)]
+    partial: bool,
+}
+
+/// One damage.
+#[derive(Serialize)]
+struct Found {
+    offset: Option<u64>,
+    digest: Option<Digest>,
+    what: String,
+}
+
+impl Verify {
+    /// Verifies the pack.
+    pub fn run(self) -> Result<(), Failure> {
+        let report = if self.repair { self.repaired()? } else { self.checked()? };
+        let mut output = Output::new();
+        if self.format.json {
+            output.json(&report)?;
+        } else {
+            for damage in &report.damage {
+                output.line(damage.line())?;
+            }
+        }
+        output.flush()?;
+        if report.partial {
+            note("another process is writing to the pack, so counts and index were not compared");
+        }
+        let (blobs, bytes) = (count(report.blobs, "blob"), count(report.bytes, "byte"));
+        if report.damage.is_empty() {
+            note(&format!("{blobs}, {bytes}: no damage"));
+            return Ok(());
+        }
+        note(&format!("{blobs}, {bytes}: {} damaged", count(report.damage.len() as u64, "place")));
+        Err(Failure::damage())
+    }
+
+    /// What a verification finds that writes nothing.
+    fn checked(&self) -> Result<Report, Failure> {
+        let opened = self.pack.options().read_only(true).open(&self.pack.path);
+        Ok(opened.and_then(|store| check(&store)).map(Report::from).or_else(Report::of_damage)?)
+    }
+
+    /// Repairs, and tells what a verification finds afterwards.
+    fn repaired(&self) -> Result<Report, Failure> {
+        let options = self.pack.options();
+        let found = match options.open(&self.pack.path) {
+            Ok(store) => {
+                let report = Report::from(check(&store)?);
+                close(store);
+                report
+            }
+            Err(error) => Report::of_damage(error)?,
+        };
+        if found.damage.is_empty() {
+            return Ok(found);
+        }
+        for damage in &found.damage {
+            note(&format!("found: {}", damage.line()));
+        }
+        let store = match options.rebuild(&self.pack.path) {
+            Err(error) if error.is_damage() => {
+                note(&format!("the log is damaged too: {error}"));
+                self.cut()?
+            }
+            rebuilt => rebuilt?,
+        };
+        note("made the index anew from the log");
+        let report = Report::from(check(&store)?);
+        close(store);
+        Ok(report)
+    }
+
+    /// Cuts the log at its damage, and makes the index anew from what is left.
+    fn cut(&self) -> Result<Store, Failure> {
+        let store = self.pack.options().repair(&self.pack.path)?;
+        report_loss(&store.recovery());
+        close(store);
+        Ok(self.pack.options().rebuild(&self.pack.path)?)
+    }
+}
+
+/// Verifies an open pack.
+fn check(store: &Store) -> Result<Verified> {
+    let bar = progress::bar("verifying", 0);
+    let verified = store.verify_with(&mut |done| progress::follow(&bar, &done));
+    bar.finish_and_clear();
+    verified
+}
+
+fn report_loss(recovery: &Recovery) {
+    note(&format!("cut the log at the damage: {} lost", count(recovery.lost_commits, "commit")));
+    for digest in &recovery.lost_blobs {
+        note(&format!("lost: {digest}"));
+    }
+}
+
+impl Report {
+    /// An error that names damage is a finding; another one stays an error.
+    fn of_damage(error: Error) -> Result<Report> {
+        match error {
+            Error::Damaged(damage) => {
+                let found = Found { offset: Some(damage.offset), digest: None, what: damage.what };
+                Ok(Report { damage: vec![found], ..Report::default() })
+            }
+            error => Err(error),
+        }
+    }
+}
+
+impl From<Verified> for Report {
+    fn from(verified: Verified) -> Report {
+        let found = verified.damage.into_iter();
+        let damage = found.map(|Finding { offset, digest, what, .. }| Found { offset, digest, what }).collect();
+        Report { blobs: verified.blobs, bytes: verified.bytes, damage, partial: verified.partial }
+    }
+}
+
+impl Found {
+    fn line(&self) -> String {
+        let mut line = String::new();
+        if let Some(offset) = self.offset {
+            line.push_str(&format!("offset {offset}: "));
+        }
+        if let Some(digest) = &self.digest {
+            line.push_str(&format!("{digest}: "));
+        }
+        line + &self.what
+    }
+}

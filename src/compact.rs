@@ -1,0 +1,555 @@
+//! Compaction: a new file with the live blobs alone, in the place of the old one (rule R10).
+//!
+//! 1. Nothing may be on its way: no open writer, no staged blob. New commits wait.
+//! 2. The need is worked out from the index and stated if the disk can't give it.
+//! 3. A new file in the same directory gets the blobs, in the order that they have in the old one, each checked against its
+//!    digest; then all records as snapshot commits, so that the new log alone can rebuild the index; then the index, filled
+//!    segment by segment; then both superblocks. All of it is synced.
+//! 4. The old live page says "superseded", the new file is renamed over the old one, the directory is synced. A crash before the
+//!    rename leaves the old pack and a leftover that the next open removes; one after it leaves the new pack.
+//!
+//! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have it
+//! mapped go on, and move when they look the next time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::blob::digest_by_read;
+use crate::commit::{Start, Tuning};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::{
+    BlobHeader, CHUNK_ALIGN, FILE_BYTES_MAX, FrameHeader, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, RECORD_BYTES,
+    SPACE_AT, Superblock, align_up, directory_bytes, header_bytes, live, segment_bytes, to_usize,
+};
+use crate::graph::CountersNow;
+use crate::index::table::{Builder, Table};
+use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes};
+use crate::medium::{Medium, is_full};
+use crate::record::{BlobRecord, Image, Record};
+use crate::recovery::{self, Recovery};
+use crate::space::Space;
+use crate::store::{OpenOptions, Shared, Store};
+use crate::superblock::{Superblocks, next_superblock};
+use crate::view::View;
+
+/// Images in one snapshot commit.
+const SNAPSHOT_IMAGES: usize = 1 << 16;
+/// Chunks of the new log.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Segments are filled to about this share; above it many records stand far from home.
+const LOAD: f64 = 0.68;
+
+/// How far a long operation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Payload bytes done.
+    pub done: u64,
+    /// Payload bytes to be done in all.
+    pub total: u64,
+}
+
+/// How to compact.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct CompactOptions {
+    min_dead: u8,
+    output: Option<PathBuf>,
+    progress: Option<Box<dyn FnMut(Progress) + Send>>,
+}
+
+impl CompactOptions {
+    /// In place, whatever it gives back.
+    #[must_use]
+    pub fn new() -> CompactOptions {
+        CompactOptions::default()
+    }
+
+    /// Does nothing where less than this share of the file would be given back, in percent.
+    #[must_use]
+    pub fn min_dead(mut self, percent: u8) -> CompactOptions {
+        self.min_dead = percent;
+        self
+    }
+
+    /// Writes the compacted pack to this new file and leaves the store as it is. Another file system will do.
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> CompactOptions {
+        self.output = Some(path.into());
+        self
+    }
+
+    /// Is told how far it has come.
+    #[must_use]
+    pub fn progress(mut self, told: impl FnMut(Progress) + Send + 'static) -> CompactOptions {
+        self.progress = Some(Box::new(told));
+        self
+    }
+}
+
+impl std::fmt::Debug for CompactOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompactOptions").field("min_dead", &self.min_dead).field("output", &self.output).finish()
+    }
+}
+
+/// What a compaction came to. Bytes are what the files take on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Of the old file.
+    pub before_bytes: u64,
+    /// Of the new one; of the old one where nothing was done.
+    pub after_bytes: u64,
+    /// The difference.
+    pub freed_bytes: u64,
+    /// Blobs copied.
+    pub blobs: u64,
+    /// Whether nothing was done, because too little would have been given back.
+    pub skipped: bool,
+}
+
+/// The live blobs, and what they need.
+struct Survey {
+    /// Sorted by offset.
+    blobs: Vec<BlobRecord>,
+    counters: CountersNow,
+    /// Bytes of small frames.
+    small_bytes: u64,
+    /// Bytes of extents.
+    extent_bytes: u64,
+}
+
+impl Survey {
+    fn run<M: Medium>(view: &View<M>, commits: u64) -> Result<Survey> {
+        let mut survey = Survey {
+            blobs: Vec::new(),
+            counters: CountersNow { commits, ..CountersNow::default() },
+            small_bytes: 0,
+            extent_bytes: 0,
+        };
+        for_all_records(view, |record| {
+            match record {
+                Record::Link(_) => survey.counters.links += 1,
+                Record::Blob(blob) => {
+                    survey.counters.blobs += 1;
+                    survey.counters.live_bytes += blob.length;
+                    if blob.length >= LARGE_BYTES {
+                        survey.extent_bytes += PAGE_BYTES + align_up(blob.length, PAGE_BYTES);
+                    } else {
+                        survey.small_bytes += blob.frame_bytes();
+                    }
+                    survey.blobs.push(*blob);
+                }
+            }
+            Ok(())
+        })?;
+        survey.blobs.sort_unstable_by_key(|blob| blob.id);
+        Ok(survey)
+    }
+
+    fn records(&self) -> u64 {
+        self.counters.blobs + self.counters.links
+    }
+
+    /// Bytes of the log's frames.
+    fn log_bytes(&self) -> u64 {
+        let commits = self.records().div_ceil(SNAPSHOT_IMAGES as u64).max(1);
+        self.small_bytes + commits * group_bytes(0, 0) + self.records() * RECORD_BYTES
+    }
+
+    /// About how long the new file will be.
+    fn need(&self, slots: u32, depth: u32) -> u64 {
+        let index = (segment_bytes(slots) << depth) + 2 * directory_bytes(depth);
+        let log = align_up(self.log_bytes() + 4 * PLAIN_BYTES, CHUNK_ALIGN);
+        SPACE_AT.0 + log + self.extent_bytes + index + 2 * PAGE_BYTES
+    }
+}
+
+fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> Result<()>) -> Result<()> {
+    let mut next = Some(0);
+    while let Some(tag) = next {
+        let (records, after) = view.records_from(tag).map_err(|stop| stop.into_error(view))?;
+        for record in &records {
+            each(record)?;
+        }
+        next = after;
+    }
+    Ok(())
+}
+
+/// Slots a segment and depth of the directory for so many records: the choice that fills the segments best. With one and
+/// with three pages a segment there is always one that is at least half full.
+fn shape(records: u64, tuning: &Tuning) -> (u32, u32) {
+    let choices = if tuning.slots == Tuning::default().slots { vec![63, 191] } else { vec![tuning.slots] };
+    let of = |slots: u32| {
+        let mut depth = 0;
+        #[allow(clippy::cast_precision_loss, reason = "a load factor")]
+        let load = |depth: u32| records as f64 / ((1u64 << depth) as f64 * f64::from(slots));
+        while load(depth) > LOAD {
+            depth += 1;
+        }
+        (load(depth), slots, depth)
+    };
+    let best = choices.into_iter().map(of).max_by(|a, b| a.0.total_cmp(&b.0)).expect("there is a choice");
+    // A pack that is small now may grow: segments of one page then waste least.
+    if best.2 == 0 { (tuning.slots, of(tuning.slots).2) } else { (best.1, best.2) }
+}
+
+/// The new log, chunk by chunk.
+struct LogCopy<'a, M: Medium> {
+    medium: &'a M,
+    space: &'a mut Space,
+    marker: u64,
+    tail: Tail,
+    /// What stands in the chunk before `tail.at`.
+    buffer: Vec<u8>,
+    start: Offset,
+    /// Frame bytes that are still to come.
+    left: u64,
+}
+
+impl<'a, M: Medium> LogCopy<'a, M> {
+    fn new(medium: &'a M, space: &'a mut Space, marker: u64, bytes: u64, epoch: u64) -> Result<LogCopy<'a, M>> {
+        let tail = Tail {
+            epoch,
+            chunk: Offset::NONE,
+            chunk_end: 0,
+            at: Offset::NONE,
+            commit: Offset::NONE,
+            commit_checksum: 0,
+        };
+        let mut log = LogCopy { medium, space, marker, tail, buffer: Vec::new(), start: Offset::NONE, left: bytes };
+        let chunk = log.space.allocate(medium, log.next_chunk_bytes(0), CHUNK_ALIGN)?;
+        let head = log.tail.begin_chunk(marker, chunk);
+        log.start = chunk.offset;
+        log.buffer.extend_from_slice(head.as_bytes());
+        Ok(log)
+    }
+
+    fn next_chunk_bytes(&self, needed: u64) -> u64 {
+        chunk_bytes(needed, align_up((self.left + 2 * PLAIN_BYTES).min(CHUNK_BYTES), CHUNK_ALIGN))
+    }
+
+    /// Sees to it that the next `bytes` fit into the chunk.
+    fn make_room(&mut self, bytes: u64) -> Result<()> {
+        if self.tail.room() < bytes {
+            let chunk = self.space.allocate(self.medium, self.next_chunk_bytes(bytes), CHUNK_ALIGN)?;
+            let ((_, jump), (at, head)) = self.tail.jump(self.marker, chunk);
+            self.push_head(&jump);
+            self.flush()?;
+            self.start = at;
+            self.push_head(&head);
+        }
+        self.left = self.left.saturating_sub(bytes);
+        Ok(())
+    }
+
+    fn push_head(&mut self, head: &FrameHeader) {
+        self.buffer.extend_from_slice(head.as_bytes());
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.medium
+            .write_at(self.start, &[&self.buffer], false)
+            .map_err(|e| Error::io("write the new log", self.medium.path(), e))?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Copies a small blob's frame; returns where it stands now.
+    fn blob<O: Medium>(&mut self, old: &O, blob: &BlobRecord, digest: &Digest) -> Result<Offset> {
+        let bytes = blob.frame_bytes();
+        self.make_room(bytes)?;
+        let at = self.tail.at;
+        let header = BlobHeader::new(self.marker, at, digest, blob.length);
+        let before = self.buffer.len();
+        self.buffer.extend_from_slice(header.bytes());
+        let buffer = &mut self.buffer;
+        checked_copy(old, blob, digest, |piece| {
+            buffer.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.buffer.resize(before + to_usize(bytes), 0);
+        self.tail.at = Offset(at.0 + bytes);
+        Ok(at)
+    }
+
+    fn commit(&mut self, images: &[Image], fields: &CommitFields) -> Result<()> {
+        self.make_room(group_bytes(images.len() as u64, 0))?;
+        let bytes = encode_group(self.marker, &mut self.tail, images, &[], fields);
+        self.buffer.extend_from_slice(&bytes);
+        Ok(())
+    }
+}
+
+/// Reads a blob with system calls, hands it on in pieces, and compares its digest.
+fn checked_copy<O: Medium>(
+    old: &O,
+    blob: &BlobRecord,
+    digest: &Digest,
+    piece: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let payload = Offset(blob.id.0 + header_bytes(blob.algorithm));
+    let found = digest_by_read(old, blob.algorithm, payload, blob.length, piece)?;
+    if found == *digest {
+        return Ok(());
+    }
+    Err(Error::damaged(old.path(), payload.0, format!("the bytes of {digest} have the digest {found}")))
+}
+
+/// Copies a large blob into an extent of its own; returns where its frame stands now.
+fn copy_large<M: Medium>(
+    old: &M,
+    medium: &M,
+    space: &mut Space,
+    marker: u64,
+    blob: &BlobRecord,
+    digest: &Digest,
+) -> Result<Offset> {
+    let region = space.allocate(medium, PAGE_BYTES + align_up(blob.length, PAGE_BYTES), PAGE_BYTES)?;
+    let payload = region.offset.0 + PAGE_BYTES;
+    let at = Offset(payload - header_bytes(blob.algorithm));
+    let io = |e| Error::io("write a blob", medium.path(), e);
+    let mut to = payload;
+    checked_copy(old, blob, digest, |piece| {
+        medium.write_at(Offset(to), &[piece], false).map_err(io)?;
+        to += piece.len() as u64;
+        Ok(())
+    })?;
+    let header = BlobHeader::new(marker, at, digest, blob.length);
+    medium.write_at(at, &[header.bytes()], false).map_err(io)?;
+    Ok(at)
+}
+
+/// Old ids with the new ones, sorted by the old.
+struct Moves(Vec<(Offset, Offset)>);
+
+impl Moves {
+    fn of<M: Medium>(&self, view: &View<M>, id: Offset) -> Result<Offset> {
+        if id == Offset::NONE {
+            return Ok(id);
+        }
+        match self.0.binary_search_by_key(&id, |(old, _)| *old) {
+            Ok(at) => Ok(self.0[at].1),
+            Err(_) => Err(view.damaged(id, "a link speaks of a blob that has no record")),
+        }
+    }
+
+    /// The record as it is in the new file.
+    fn moved<M: Medium>(&self, view: &View<M>, record: &Record) -> Result<Record> {
+        Ok(match record {
+            Record::Blob(blob) => Record::Blob(BlobRecord {
+                id: self.of(view, blob.id)?,
+                first_out: self.of(view, blob.first_out)?,
+                first_in: self.of(view, blob.first_in)?,
+                ..*blob
+            }),
+            Record::Link(link) => {
+                let (from, to) = (self.of(view, link.from)?, self.of(view, link.to)?);
+                Record::Link(crate::record::LinkRecord {
+                    tag: view.tagger().of_link(from, to),
+                    from,
+                    to,
+                    next_out: self.of(view, link.next_out)?,
+                    previous_out: self.of(view, link.previous_out)?,
+                    next_in: self.of(view, link.next_in)?,
+                    previous_in: self.of(view, link.previous_in)?,
+                })
+            }
+        })
+    }
+}
+
+/// Fills a new medium with what the view shows.
+fn fill<M: Medium>(
+    view: &View<M>,
+    before: &Superblocks,
+    survey: &Survey,
+    medium: &Arc<M>,
+    options: &OpenOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(View<M>, Start)> {
+    let identity = before.identity;
+    let marker = identity.marker.get();
+    let io = |what: &'static str| move |e| Error::io(what, medium.path(), e);
+    let (slots, depth) = shape(survey.records(), options.sizes());
+    let need = survey.need(slots, depth);
+    // All of it at once: a full disk shows before the first byte is copied.
+    medium.allocate(IDENTITY_AT, need).map_err(|error| match is_full(&error) {
+        true => Error::NoSpace { path: medium.path().into(), needed: need },
+        false => Error::io("allocate", medium.path(), error),
+    })?;
+    medium.write_at(IDENTITY_AT, &[identity.as_bytes()], false).map_err(io("write the identity"))?;
+    let mut space = Space::empty(marker, slots, FILE_BYTES_MAX);
+    let epoch = before.newest.epoch.get() + 1;
+    let mut moves = Moves(Vec::with_capacity(survey.blobs.len()));
+    let mut at = Progress { done: 0, total: survey.counters.live_bytes };
+
+    let mut log = LogCopy::new(medium.as_ref(), &mut space, marker, survey.log_bytes(), epoch)?;
+    for blob in &survey.blobs {
+        let digest = view.digest_at(blob.id).map_err(|stop| stop.into_error(view))?;
+        if blob.length >= LARGE_BYTES {
+            let place = copy_large(view.medium().as_ref(), medium.as_ref(), log.space, marker, blob, &digest)?;
+            moves.0.push((blob.id, place));
+        } else {
+            moves.0.push((blob.id, log.blob(view.medium().as_ref(), blob, &digest)?));
+        }
+        at.done += blob.length;
+        progress(at);
+    }
+
+    let mut counters = CountersNow { commits: survey.counters.commits, ..survey.counters };
+    let mut images = Vec::with_capacity(SNAPSHOT_IMAGES.min(to_usize(survey.records())));
+    let mut links = Vec::new();
+    let mut flush = |images: &mut Vec<Image>, log: &mut LogCopy<'_, M>| {
+        counters.commits += 1;
+        let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: counters.into() };
+        let result = log.commit(images, &fields);
+        images.clear();
+        result
+    };
+    for_all_records(view, |record| {
+        let record = moves.moved(view, record)?;
+        if let Record::Link(_) = record {
+            links.push(record);
+        }
+        images.push(Image { record, removed: false });
+        if images.len() == SNAPSHOT_IMAGES { flush(&mut images, &mut log) } else { Ok(()) }
+    })?;
+    if !images.is_empty() {
+        flush(&mut images, &mut log)?;
+    }
+    log.flush()?;
+    let tail = log.tail;
+
+    // Blobs keep their tags, so they come in order; links have new ones, as they are made of ids.
+    links.sort_unstable_by_key(|link| std::cmp::Reverse(link.tag()));
+    let born = getrandom::u64().unwrap_or(marker);
+    let mut builder = Builder::new(medium.as_ref(), &mut space, slots, depth, born)?;
+    for_all_records(view, |record| {
+        if let Record::Blob(_) = record {
+            while links.last().is_some_and(|link| link.tag() <= record.tag()) {
+                let link = links.pop().expect("it was just looked at");
+                builder.push(medium.as_ref(), &mut space, &link)?;
+            }
+            builder.push(medium.as_ref(), &mut space, &moves.moved(view, record)?)?;
+        }
+        Ok(())
+    })?;
+    while let Some(link) = links.pop() {
+        builder.push(medium.as_ref(), &mut space, &link)?;
+    }
+    let mut table: Table = builder.finish(medium.as_ref(), &mut space)?;
+
+    let frozen = table.freeze(2);
+    let blank = Superblock { sequence: U64::ZERO, slots: U32::new(slots), ..before.newest };
+    let superblocks = Superblocks::write_both(medium.as_ref(), &blank, |before| {
+        next_superblock(before, &tail, &space, frozen.live, counters)
+    })?;
+    let mut new_view = View::new(medium.clone(), &identity, slots)?;
+    recovery::publish(&mut new_view, &mut table, &tail)?;
+    medium.sync_all().map_err(io("sync the new file"))?;
+    let end = space.end().0;
+    let surplus = medium.length().map_err(io("length"))?.saturating_sub(end);
+    if surplus > 0 {
+        medium.punch(Offset(end), surplus).map_err(io("give space back"))?;
+    }
+    let mut space = Space::new(&superblocks.newest, options.limit());
+    space.skip_to(medium.length().map_err(io("length"))?);
+    Ok((new_view, Start { superblocks, table, space, tail }))
+}
+
+fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions, open: &OpenOptions) -> Result<Compacted> {
+    let pack = shared.pack();
+    let writer = pack.writer()?;
+    writer.check()?;
+    let output = options.output.take();
+    let old = writer.medium().clone();
+    let io = |what: &'static str| {
+        let path = old.path().to_path_buf();
+        move |e| Error::io(what, &path, e)
+    };
+    let links = old.links().map_err(io("look at the file"))?;
+    if output.is_none() && links > 1 {
+        return Err(Error::HardLinks { path: old.path().into(), links });
+    }
+    let mut progress = options.progress.take();
+    let mut told = |at: Progress| {
+        if let Some(progress) = &mut progress {
+            progress(at);
+        }
+    };
+    let mut compacted = None;
+    let mut replacement = None;
+    writer.pause_commits(true, |superblocks| {
+        let source = pack.source();
+        let view = source.renew()?;
+        let survey = Survey::run(&view, writer.totals().0.commits)?;
+        let before_bytes = old.blocks().map_err(io("look at the file"))?;
+        let (slots, depth) = shape(survey.records(), open.sizes());
+        let gain = before_bytes.saturating_sub(survey.need(slots, depth));
+        if gain < before_bytes / 100 * u64::from(options.min_dead) {
+            let nothing =
+                Compacted { before_bytes, after_bytes: before_bytes, freed_bytes: 0, blobs: 0, skipped: true };
+            compacted = Some(nothing);
+            return Ok(false);
+        }
+        let new = Arc::new(old.create_beside(output.as_deref()).map_err(io("create the new file"))?);
+        let (new_view, start) = fill(&view, superblocks, &survey, &new, open, &mut told)?;
+        let after_bytes = new.blocks().map_err(io("look at the new file"))?;
+        let freed_bytes = before_bytes.saturating_sub(after_bytes);
+        let blobs = survey.counters.blobs;
+        compacted = Some(Compacted { before_bytes, after_bytes, freed_bytes, blobs, skipped: false });
+        if output.is_some() {
+            new.publish(false).map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { path: new.path().into() },
+                _ => Error::io("publish", new.path(), error),
+            })?;
+            return Ok(false);
+        }
+        let notice = view.notice();
+        old.store(live::NOTICE, &[notice | live::SUPERSEDED]).map_err(io("store into the live page"))?;
+        if let Err(error) = new.publish(true) {
+            let error = Error::io("publish", new.path(), error);
+            if old.at_path().is_ok_and(|at| at == crate::medium::AtPath::Same) {
+                old.store(live::NOTICE, &[notice]).map_err(io("store into the live page"))?;
+            } else {
+                // The new file has the name, perhaps not for good: which of the two the pack is, only an open can tell.
+                writer.poison(&error);
+            }
+            return Err(error);
+        }
+        replacement = Some(open.pack(new_view, start, Recovery::default()));
+        Ok(true)
+    })?;
+    if let Some(pack) = replacement {
+        shared.replace(pack);
+    }
+    Ok(compacted.expect("the work above sets it or fails"))
+}
+
+impl<M: Medium> Store<M> {
+    /// Gives back the space of removed blobs: writes what lives into a new file and puts it in the place of the old one. Readers and
+    /// blobs that are held go on; commits wait. Each payload is checked against its digest.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is needed;
+    /// [`Error::Damaged`] for a payload that does not match its digest. The pack is as it was then.
+    pub fn compact(&self) -> Result<Compacted> {
+        self.compact_with(CompactOptions::new())
+    }
+
+    /// Compacts in a certain way.
+    ///
+    /// # Errors
+    /// As for [`compact`](Store::compact); [`Error::AlreadyExists`] where the output does.
+    pub fn compact_with(&self, options: CompactOptions) -> Result<Compacted> {
+        compact(self.shared(), options, self.shared().options())
+    }
+}

@@ -1,0 +1,380 @@
+//! Verifying a pack: everything that was written is read again and compared with what it must be.
+//!
+//! Checked are: both superblocks and the identity; every segment of the index, every record's checksum; every record against the
+//! log, in both directions; every blob's frame and digest, read with system calls, so that an unreadable sector is a
+//! finding and not a signal; reference counts, and the lists of links, walked both ways; the counters. It never stops at the
+//! first finding. Not checked: the space between frames, and what commits of the past said that later ones replaced, beyond their
+//! checksums.
+//!
+//! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only what never
+//! changes is checked, which [`Verified::partial`] says.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::blob::digest_by_read;
+use crate::compact::Progress;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::{Entry, Frame, IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock, header_bytes};
+use crate::graph::CountersNow;
+use crate::index::probe::Stop;
+use crate::log::Tail;
+use crate::medium::Medium;
+use crate::record::{BlobRecord, Key, Record};
+use crate::recovery;
+use crate::store::Store;
+use crate::superblock::Superblocks;
+use crate::view::{View, read_vec};
+
+/// A piece of damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Finding {
+    /// Where in the file, in bytes, if it has a place.
+    pub offset: Option<u64>,
+    /// The blob that it concerns, if it concerns one.
+    pub digest: Option<Digest>,
+    /// What is wrong, in one line.
+    pub what: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(offset) = self.offset {
+            write!(f, "offset {offset}: ")?;
+        }
+        if let Some(digest) = self.digest {
+            write!(f, "{digest}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Verified {
+    /// Blobs whose records were read.
+    pub blobs: u64,
+    /// Links whose records were read.
+    pub links: u64,
+    /// Payload bytes compared with their digests.
+    pub bytes: u64,
+    /// All damage. Empty: the pack is sound.
+    pub damage: Vec<Finding>,
+    /// A writer in another process was at work, so index and log, counts and counters were not compared.
+    pub partial: bool,
+}
+
+/// One verification.
+struct Verifier<'a, M: Medium> {
+    view: &'a View<M>,
+    result: Verified,
+    blobs: Vec<(BlobRecord, Option<Digest>)>,
+    links: HashSet<(Offset, Offset), foldhash::fast::RandomState>,
+}
+
+impl<M: Medium> Verifier<'_, M> {
+    fn found(&mut self, offset: Option<Offset>, digest: Option<Digest>, what: impl Into<String>) {
+        self.result.damage.push(Finding { offset: offset.map(|at| at.0), digest, what: what.into() });
+    }
+
+    fn failed(&mut self, error: Error) {
+        match error {
+            Error::Damaged(damage) => self.found(Some(Offset(damage.offset)), None, damage.what),
+            other => self.found(None, None, other.to_string()),
+        }
+    }
+
+    /// Identity and superblocks.
+    fn heads(&mut self) {
+        let medium = self.view.medium().clone();
+        let read = |at: Offset, length: usize| read_vec(medium.as_ref(), at, length as u64);
+        let identity = read(IDENTITY_AT, size_of::<Identity>());
+        let identity = identity.ok().and_then(|bytes| zerocopy::FromBytes::read_from_bytes(&bytes).ok());
+        if !identity.is_some_and(|identity: Identity| identity.is_sealed()) {
+            self.found(Some(IDENTITY_AT), None, "the identity is damaged; a superblock's copy serves");
+        }
+        for at in SUPERBLOCKS_AT {
+            let copy = read(at, size_of::<Superblock>());
+            let copy = copy.ok().and_then(|bytes| zerocopy::FromBytes::read_from_bytes(&bytes).ok());
+            if !copy.is_some_and(|copy: Superblock| copy.is_sealed()) {
+                self.found(Some(at), None, "a superblock is damaged; the other one serves");
+            }
+        }
+    }
+
+    /// All records of the index, a segment at a time; a damaged one does not end it.
+    fn index(&mut self) {
+        let live = self.view.live();
+        let mut before = None;
+        for index in 0..1u64 << live.depth {
+            let entry = self.view.word(Offset(live.directory.0 + 8 * index));
+            let Some(entry) = entry else {
+                self.found(Some(live.directory), None, "the index directory lies outside the file");
+                return;
+            };
+            if before.replace(entry) == Some(entry) {
+                continue;
+            }
+            let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
+            match self.view.records_from(tag) {
+                Ok((records, _)) => records.iter().for_each(|record| self.record(record)),
+                Err(Stop::Failed(error)) => self.failed(error),
+                Err(Stop::Outgrown | Stop::Busy) => {
+                    self.found(Some(Entry::unpack(entry).segment), None, "a segment of the index is not there");
+                }
+            }
+        }
+        self.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+    }
+
+    fn record(&mut self, record: &Record) {
+        match record {
+            Record::Link(link) => {
+                self.result.links += 1;
+                if !self.links.insert((link.from, link.to)) {
+                    self.found(None, None, format!("the link from {} to {} is there twice", link.from, link.to));
+                }
+            }
+            Record::Blob(blob) => {
+                self.result.blobs += 1;
+                let frame = self.frame(blob.id);
+                let digest = frame.and_then(|frame| frame.digest);
+                match frame {
+                    Some(frame) if digest.is_some() => {
+                        if frame.length != blob.length {
+                            self.found(Some(blob.id), digest, "record and frame disagree on the length");
+                        }
+                        if digest.is_some_and(|digest| self.view.tagger().of_blob(&digest) != blob.tag) {
+                            self.found(Some(blob.id), digest, "the record has the tag of another digest");
+                        }
+                    }
+                    _ => self.found(Some(blob.id), None, "a record speaks of a blob frame here, but there is none"),
+                }
+                self.blobs.push((*blob, digest));
+            }
+        }
+    }
+
+    fn frame(&self, at: Offset) -> Option<Frame> {
+        let medium = self.view.medium();
+        let head = read_vec(medium.as_ref(), at, 128).or_else(|_| read_vec(medium.as_ref(), at, 64)).ok()?;
+        Frame::parse(&head, self.view.marker(), at)
+    }
+
+    /// The index against one rebuilt from the log alone, in both directions.
+    fn against_log(&mut self, superblocks: &Superblocks, tail: &Tail) {
+        let log = match recovery::rebuild_in_memory(self.view.medium(), superblocks, tail) {
+            Ok(log) => log,
+            Err(error) => return self.failed(error),
+        };
+        self.compare(self.view, &log, "is in the index, but not so in the log");
+        self.compare(&log, self.view, "is in the log, but not so in the index");
+    }
+
+    fn compare(&mut self, one: &View<M>, other: &View<M>, what: &str) {
+        let mut next = Some(0);
+        while let Some(tag) = next {
+            // A damaged segment of the index was found before; the walk through the log has none.
+            let Ok((records, after)) = one.records_from(tag) else { break };
+            for record in records {
+                let there = other.record(record.key(), record.tag());
+                if matches!(there, Ok(Some(there)) if there == record) {
+                    continue;
+                }
+                match record {
+                    Record::Blob(blob) => {
+                        let digest = self.frame(blob.id).and_then(|frame| frame.digest);
+                        self.found(Some(blob.id), digest, format!("the blob's record {what}"));
+                    }
+                    Record::Link(link) => {
+                        self.found(None, None, format!("the link from {} to {} {what}", link.from, link.to));
+                    }
+                }
+            }
+            next = after;
+        }
+    }
+
+    /// Counts and lists of every blob.
+    fn graph(&mut self) {
+        let blobs = std::mem::take(&mut self.blobs);
+        for (blob, digest) in &blobs {
+            if blob.references < blob.held || blob.references == 0 {
+                let what = format!("{} references, of which links hold {}", blob.references, blob.held);
+                self.found(Some(blob.id), *digest, what);
+            }
+            for outward in [true, false] {
+                if let Err(what) = self.list(blob, outward) {
+                    self.found(Some(blob.id), *digest, what);
+                }
+            }
+        }
+        // Each link that is on both lists was taken out twice; what is left is on one or none.
+        let left: Vec<(Offset, Offset)> = self.links.drain().collect();
+        for (from, to) in left {
+            self.found(None, None, format!("the link from {from} to {to} is not on both of its lists"));
+        }
+        self.blobs = blobs;
+    }
+
+    /// Walks a list; the number of steps is bounded by the count that the blob has.
+    fn list(&mut self, blob: &BlobRecord, outward: bool) -> Result<(), String> {
+        let (mut next, count) =
+            if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, u64::from(blob.held)) };
+        let name = if outward { "the list of links out" } else { "the list of links in" };
+        let mut previous = Offset::NONE;
+        for _ in 0..count {
+            let (from, to) = if outward { (blob.id, next) } else { (next, blob.id) };
+            let tag = self.view.tagger().of_link(from, to);
+            let Ok(Some(Record::Link(link))) = self.view.record(Key::Link(from, to), tag) else {
+                return Err(format!("{name} is broken at {next}"));
+            };
+            let (before, after) =
+                if outward { (link.previous_out, link.next_out) } else { (link.previous_in, link.next_in) };
+            if before != previous {
+                return Err(format!("{name} does not run back from {next}"));
+            }
+            if !outward {
+                self.links.remove(&(from, to));
+            }
+            (previous, next) = (next, after);
+        }
+        if next == Offset::NONE { Ok(()) } else { Err(format!("{name} is longer than its count of {count}")) }
+    }
+
+    fn counters(&mut self, counters: &CountersNow) {
+        let live_bytes: u64 = self.blobs.iter().map(|(blob, _)| blob.length).sum();
+        let pairs = [
+            ("blobs", counters.blobs, self.result.blobs),
+            ("links", counters.links, self.result.links),
+            ("payload bytes", counters.live_bytes, live_bytes),
+        ];
+        for (what, counted, there) in pairs {
+            if counted != there {
+                self.found(None, None, format!("the pack counts {counted} {what}, but there are {there}"));
+            }
+        }
+    }
+
+    /// Every payload against its digest, on all cores.
+    fn payloads(&mut self, progress: &mut dyn FnMut(Progress)) {
+        const STEP: usize = 64;
+        let work: Vec<(BlobRecord, Digest)> =
+            self.blobs.iter().filter_map(|(blob, digest)| Some((*blob, (*digest)?))).collect();
+        let total = work.iter().map(|(blob, _)| blob.length).sum();
+        let (next, done, ended) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let medium = self.view.medium();
+        let hash = || {
+            let mut damage = Vec::new();
+            loop {
+                let first = next.fetch_add(STEP, Ordering::Relaxed);
+                let Some(part) = work.get(first..work.len().min(first + STEP)).filter(|part| !part.is_empty()) else {
+                    return damage;
+                };
+                for (blob, digest) in part {
+                    let payload = Offset(blob.id.0 + header_bytes(blob.algorithm));
+                    let bytes = |piece: &[u8]| {
+                        done.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                        Ok(())
+                    };
+                    let what = match digest_by_read(medium.as_ref(), digest.algorithm(), payload, blob.length, bytes) {
+                        Ok(found) if found == *digest => continue,
+                        Ok(found) => format!("the bytes have the digest {found}"),
+                        Err(error) => error.to_string(),
+                    };
+                    damage.push(Finding { offset: Some(payload.0), digest: Some(*digest), what });
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(work.len() / STEP + 1);
+        let mut damage = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(hash)).collect();
+            let mut damage = Vec::new();
+            if threads == 1 {
+                damage = hash();
+                ended.store(true, Ordering::Relaxed);
+            } else {
+                let this = scope.spawn(|| {
+                    let damage = hash();
+                    ended.store(true, Ordering::Release);
+                    damage
+                });
+                while !ended.load(Ordering::Acquire) {
+                    progress(Progress { done: done.load(Ordering::Relaxed), total });
+                    std::thread::park_timeout(std::time::Duration::from_millis(50));
+                }
+                damage.extend(this.join().expect("hashing does not panic"));
+            }
+            for other in others {
+                damage.extend(other.join().expect("hashing does not panic"));
+            }
+            damage
+        });
+        damage.sort_by_key(|finding| finding.offset);
+        self.result.damage.extend(damage);
+        self.result.bytes = done.load(Ordering::Relaxed);
+        progress(Progress { done: self.result.bytes, total });
+    }
+}
+
+fn verify<M: Medium>(
+    view: &View<M>,
+    state: Option<(&Superblocks, Tail, CountersNow)>,
+    progress: &mut dyn FnMut(Progress),
+) -> Verified {
+    let mut verifier =
+        Verifier { view, result: Verified::default(), blobs: Vec::new(), links: HashSet::default() };
+    verifier.heads();
+    verifier.index();
+    if let Some((superblocks, tail, counters)) = state {
+        verifier.against_log(superblocks, &tail);
+        verifier.graph();
+        verifier.counters(&counters);
+    } else {
+        verifier.result.partial = true;
+    }
+    verifier.payloads(progress);
+    verifier.result
+}
+
+impl<M: Medium> Store<M> {
+    /// Reads and checks everything; see [`Verified`]. Damage is listed, not an error.
+    ///
+    /// # Errors
+    /// Only what keeps it from looking at all.
+    pub fn verify(&self) -> Result<Verified> {
+        self.verify_with(&mut |_| {})
+    }
+
+    /// Verifies, and tells how far it has come.
+    ///
+    /// # Errors
+    /// As for [`verify`](Store::verify).
+    pub fn verify_with(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
+        let pack = self.shared().pack();
+        let source = pack.source();
+        if let Ok(writer) = pack.writer() {
+            let mut result = Verified::default();
+            writer.pause_commits(false, |superblocks| {
+                let (counters, tail) = writer.totals();
+                result = verify(&*source.renew()?, Some((superblocks, tail, counters)), progress);
+                Ok(false)
+            })?;
+            return Ok(result);
+        }
+        source.current()?;
+        let view: Arc<View<M>> = source.view();
+        if !view.is_private() {
+            return Ok(verify(&*view, None, progress));
+        }
+        let superblocks = Superblocks::read(view.medium().as_ref())?;
+        let (tail, counters) = recovery::end_of_log(view.medium().as_ref(), &superblocks)?;
+        Ok(verify(&*view, Some((&superblocks, tail, counters)), progress))
+    }
+}
