@@ -78,6 +78,8 @@ pub const RESERVED_DEREFERENCES: u64 = 64;
 const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
 /// Chunks are at least this long.
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
+/// The slots of so many records ahead are prefetched where many are looked up.
+const AHEAD: usize = 8;
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
@@ -374,7 +376,8 @@ impl<M: Medium> Writer<M> {
         };
         self.wait_for(ticket)?;
         if self.is_checkpoint_due() {
-            self.checkpoint()?;
+            // The batch is durable whatever comes of this. What goes wrong poisons the writer: the next batch is told.
+            let _ = self.checkpoint();
         }
         Ok(Ok(done))
     }
@@ -411,7 +414,11 @@ impl<M: Medium> Writer<M> {
         let mut decided = Decided { done: Vec::new(), frames: Vec::new(), published: Vec::new() };
         let single = operations.list.len() == 1;
         let marker = self.source.identity().marker.get();
+        let view = self.source.view();
         for (index, operation) in operations.list.iter().enumerate() {
+            if let Some(Operation::Small(soon)) = operations.list.get(index + AHEAD) {
+                view.prefetch_slot(soon.tag);
+            }
             decided.one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker).map_err(|error| {
                 if single { error } else { Error::Batch { index, source: Box::new(error) } }
             })?;
@@ -565,7 +572,10 @@ impl<M: Medium> Writer<M> {
             if view.outgrown(space.end().0) {
                 view = self.source.renew()?;
             }
-            for image in images {
+            for (number, image) in images.iter().enumerate() {
+                if let Some(soon) = images.get(number + AHEAD) {
+                    view.prefetch_slot(soon.record.tag());
+                }
                 // A split below may have made the file longer than the view's map.
                 if view.outgrown(space.end().0) {
                     view = self.source.renew()?;

@@ -288,14 +288,15 @@ pub fn read_frame<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> R
     Ok(Frame::parse(head, marker, at))
 }
 
-/// Reads the chunk frame at `at`: its detail, if it is one and lies before `end` as a whole.
+/// Reads the chunk frame at `at`: its detail, if it is one and lies before `end`. The chunk may reach farther than the file: a
+/// power cut takes back the length of what was allocated and not written yet.
 pub fn read_chunk<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> Result<Option<ChunkDetail>> {
     if at < SPACE_AT || !at.is_aligned(CHUNK_ALIGN) {
         return Ok(None);
     }
     let Some(frame) = read_frame(medium, marker, at, end)? else { return Ok(None) };
     let chunk: ChunkDetail = frame.detail();
-    let fits = chunk.length.get() >= 2 * PLAIN_BYTES && chunk.length.get() <= end - at.0;
+    let fits = chunk.length.get() >= 2 * PLAIN_BYTES && at.checked_add(chunk.length.get()).is_some();
     Ok((frame.kind == Kind::Chunk && fits).then_some(chunk))
 }
 

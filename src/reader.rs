@@ -107,12 +107,7 @@ impl<M: Medium> Reader<M> {
     /// Those of a damaged pack.
     #[inline]
     pub fn find(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
-        let view = self.view();
-        if view.is_current()
-            && let Some(found) = view.find_blob_at_home(digest)
-            && let Some(bytes) = view.bytes(found.payload, found.length)
-            && (!view.is_private() || view.is_current())
-        {
+        if let Some(bytes) = self.view().find_at_home(digest) {
             return Ok(Some(BlobRef { bytes }));
         }
         self.find_farther(digest)

@@ -67,6 +67,8 @@ struct Scan {
     from: Tail,
     tail: Tail,
     report: Recovery,
+    /// Whether valid commits stand behind the tail. What is written next must not fit before them.
+    residue: bool,
 }
 
 /// Opens a pack for writing, `medium` being locked.
@@ -78,11 +80,11 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     superblocks.check_features(medium.as_ref(), true)?;
     let scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
     let before = superblocks.newest;
-    let file_bytes = length(medium.as_ref())?;
+    let file_bytes = restore_length(medium.as_ref(), &scan.tail, limit)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
     let view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
-    let clean = scan.groups.is_empty() && scan.report == Recovery::default();
+    let clean = scan.groups.is_empty() && !scan.residue && scan.report == Recovery::default();
     let mut table = Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random()?);
     let mut tail = scan.tail;
     let mut view = view;
@@ -90,17 +92,45 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
         for group in &scan.groups {
-            view = apply_group(view, &mut table, &mut space, group)?;
+            view = apply_group(view, &mut table, &mut space, group).inspect_err(|_| {
+                // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be missing
+                // when this is tried again.
+                let begin = align_up(file_bytes, PAGE_BYTES);
+                let _ = medium.punch(Offset(begin), space.end().0.saturating_sub(begin));
+            })?;
         }
         // Commits may build on a superblock that was lost: the next one must come after it.
         let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
         tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
         finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, newest, scan.counters(&before.counters))?;
         space = Space::new(&superblocks.newest, limit);
+    } else {
+        superblocks.settle(medium.as_ref())?;
     }
     publish(&mut view, &mut table, &tail)?;
     give_back(medium.as_ref(), &scan, before.end.get(), file_bytes)?;
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
+}
+
+/// The file's length, once the log's last chunk lies inside it again: a power cut takes back the length, and the place on the
+/// disk, of what was allocated and not written yet.
+fn restore_length<M: Medium>(medium: &M, tail: &Tail, limit: u64) -> Result<u64> {
+    let file_bytes = length(medium)?;
+    if tail.chunk_end <= file_bytes {
+        return Ok(file_bytes);
+    }
+    if tail.chunk_end > limit {
+        return Err(Error::LimitReached { path: medium.path().into(), needed: tail.chunk_end, limit });
+    }
+    let needed = tail.chunk_end - tail.at.0;
+    medium.allocate(tail.at, needed).map_err(|error| {
+        if crate::medium::is_full(&error) {
+            Error::NoSpace { path: medium.path().into(), needed }
+        } else {
+            Error::io("allocate the end of the log", medium.path(), error)
+        }
+    })?;
+    length(medium)
 }
 
 /// Opens a pack and makes its index anew from the log alone.
@@ -109,7 +139,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     superblocks.check_features(medium.as_ref(), true)?;
     let mut scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
     let before = superblocks.newest;
-    let file_bytes = length(medium.as_ref())?;
+    let file_bytes = restore_length(medium.as_ref(), &scan.tail, limit)?;
     rewrite(medium.as_ref(), &scan, file_bytes)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
@@ -118,7 +148,8 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     let (sequence, slots) = (before.sequence.get(), before.slots.get());
     let mut table = Table::create(medium.as_ref(), &mut space, slots, sequence, random()?)?;
     let history = log::history(medium.as_ref(), view.marker(), &scan.tail, file_bytes)?;
-    let mut counters = CountersNow::default();
+    // A compaction of a pack that holds nothing leaves no commit that says how many there were.
+    let mut counters = CountersNow { commits: before.counters.commits.get(), ..CountersNow::default() };
     for &at in &history {
         let commit = read_commit(medium.as_ref(), view.marker(), at, file_bytes)?;
         view = apply_commit(view, &mut table, &mut space, &commit)?;
@@ -158,6 +189,9 @@ pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
         // What is in the page cache only must not be shown and then lost in a power cut.
         medium.sync_all().map_err(|e| Error::io("sync", medium.path(), e))?;
         let notice = view.notice();
+        // The superblocks above may be from before a writer that came and went: its checkpoints gave the regions that they name to
+        // others. These are of the writer that the notice tells of, or of a later one that will change it.
+        let superblocks = Superblocks::read(medium.as_ref())?;
         match recover_in_memory(view, &superblocks) {
             Ok(view) if view.file_word(live::NOTICE).unwrap_or(0) == notice => return Ok((view, superblocks.identity)),
             Ok(_) => {}
@@ -403,7 +437,7 @@ impl Scan {
             groups.push(group);
             Ok(())
         })?;
-        let mut scan = Scan { groups, chunks, from, tail: from, report: Recovery::default() };
+        let mut scan = Scan { groups, chunks, from, tail: from, report: Recovery::default(), residue: false };
         scan.cut_at_torn_payload(medium, marker, file_bytes)?;
         let mut damage = None;
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
@@ -463,7 +497,8 @@ impl Scan {
                 }
             }
         }
-        self.report.dropped_commits += (self.groups.len() - keep) as u64;
+        // They are counted where the evidence is looked at.
+        self.residue |= keep < self.groups.len();
         self.groups.truncate(keep);
         Ok(())
     }
@@ -477,8 +512,12 @@ impl Scan {
         end: u64,
         file_bytes: u64,
     ) -> Result<Option<(Offset, &'static str)>> {
-        let mut places = vec![Region { offset: self.tail.at, bytes: self.tail.chunk_end.min(file_bytes) - self.tail.at.0 }];
-        let mut at = align_up(end, CHUNK_ALIGN).max(SPACE_AT.0);
+        let rest = self.tail.chunk_end.min(file_bytes).saturating_sub(self.tail.at.0);
+        let mut places = vec![Region { offset: self.tail.at, bytes: rest }];
+        // A chunk that a commit had been given when the checkpoint was made, and that no commit had reached, lies before the
+        // checkpoint's end. Only a jump leads to it, and that leaves something at the tail.
+        let from = if self.is_blank_behind(medium, rest)? { end } else { end.min(self.tail.chunk_end) };
+        let mut at = align_up(from, CHUNK_ALIGN).max(SPACE_AT.0);
         let replayed: Vec<Offset> = self.chunks.iter().map(|passed| passed.chunk.offset).collect();
         let io = |e| Error::io("look for data", medium.path(), e);
         while let Some(data) = if at < file_bytes { medium.data_after(Offset(at)).map_err(io)? } else { None } {
@@ -487,7 +526,7 @@ impl Scan {
             if let Some(chunk) = chunk
                 && !replayed.contains(&Offset(at))
             {
-                places.push(Region { offset: Offset(at), bytes: chunk.length.get() });
+                places.push(Region { offset: Offset(at), bytes: chunk.length.get().min(file_bytes - at) });
             }
             at += CHUNK_ALIGN;
         }
@@ -498,6 +537,11 @@ impl Scan {
             let start = Offset(place.offset.0.max(seen));
             seen = seen.max(place.end());
             for commit in commits_in(medium, marker, start, place.end())? {
+                // What a repair has cut off stays where it is; the epoch tells it from what came later.
+                if commit.detail.epoch.get() < self.tail.epoch {
+                    continue;
+                }
+                self.residue = true;
                 if commit.body.durable_upto.get() > self.tail.at.0 {
                     damage = damage.or(Some((self.tail.at, "the log breaks off here, but later commits are there")));
                     self.report.lost_commits += u64::from(commit.is_last());
@@ -505,12 +549,19 @@ impl Scan {
                         let frame = log::read_frame(medium, marker, blob.id, file_bytes)?;
                         self.report.lost_blobs.extend(frame.and_then(|frame| frame.digest));
                     }
-                } else if commit.detail.epoch.get() >= self.tail.epoch {
+                } else {
                     self.report.dropped_commits += u64::from(commit.is_last());
                 }
             }
         }
         Ok(damage)
+    }
+
+    fn is_blank_behind<M: Medium>(&self, medium: &M, rest: u64) -> Result<bool> {
+        let mut next = [0; 64];
+        let next = &mut next[..to_usize(rest.min(64))];
+        medium.read_at(self.tail.at, next).map_err(|e| Error::io("look behind the log", medium.path(), e))?;
+        Ok(next.iter().all(|byte| *byte == 0))
     }
 
     /// The newest commit is vouched for by no later one. While the machine runs, the live page's durable tail does it.
@@ -527,19 +578,29 @@ impl Scan {
     }
 }
 
-/// All valid commit frames between two positions.
+/// All valid commit frames between two positions, none of which lies inside another. Bodies are read up to twice the range's
+/// length in all: in a log they do not overlap, and those that do are forged.
 fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Result<Vec<Commit>> {
     let mut found = Vec::new();
     let mut at = from.align_up(FRAME_ALIGN).0;
     let io = |e| Error::io("look for commits", medium.path(), e);
     let mut piece = Vec::new();
+    let mut budget = 2 * to.saturating_sub(at);
+    let mut behind = Offset::NONE;
     while at + 64 <= to {
         piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
         medium.read_at(Offset(at), &mut piece).map_err(io)?;
         for (number, head) in piece.chunks_exact(64).enumerate() {
             let here = Offset(at + 64 * number as u64);
-            if Frame::parse(head, marker, here).is_some_and(|frame| frame.kind == crate::format::Kind::Commit) {
-                found.extend(Commit::read(medium, marker, here, to)?);
+            if here < behind {
+                continue;
+            }
+            let commit = Frame::parse(head, marker, here).filter(|frame| frame.kind == crate::format::Kind::Commit);
+            let Some(frame) = commit.filter(|frame| frame.length <= budget) else { continue };
+            budget -= frame.length;
+            if let Some(commit) = Commit::read(medium, marker, here, to)? {
+                behind = commit.frame.end();
+                found.push(commit);
             }
         }
         at += piece.len() as u64;

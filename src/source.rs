@@ -115,7 +115,7 @@ impl<M: Medium> Source<M> {
         for _ in 0..RENEWALS {
             let view = self.current()?;
             let answer = question(&view);
-            let overtaken = self.follows.is_some() && view.is_private() && !view.is_current();
+            let overtaken = self.follows.is_some() && view.is_private() && view.is_overtaken();
             match answer {
                 Ok(answer) if !overtaken => return Ok(answer),
                 Err(Stop::Failed(error)) if !overtaken => return Err(error),

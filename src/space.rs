@@ -51,7 +51,8 @@ pub struct Space {
     run: Offset,
     /// Whether the free regions of the runs in the file are known yet.
     known: bool,
-    segments: Vec<Offset>,
+    /// Free segments, and whether one was never stored into: then it need not be read to know its generation.
+    segments: Vec<(Offset, bool)>,
     directories: Vec<Region>,
     /// Regions that a checkpoint names, and the newest one that does.
     retired: VecDeque<(u64, Region, bool)>,
@@ -215,14 +216,20 @@ impl Space {
         Ok(())
     }
 
-    /// A free segment.
-    pub fn take_segment<M: Medium>(&mut self, medium: &M) -> Result<Region> {
+    /// A free segment, and the generation of its next life: one more than its header has had until now.
+    pub fn take_segment<M: Medium>(&mut self, medium: &M) -> Result<(Region, u64)> {
         let bytes = segment_bytes(self.slots);
         if self.segments.is_empty() {
             self.new_segments(medium, 1)?;
         }
-        let offset = self.segments.pop().expect("a run of segments was just made");
-        Ok(Region { offset, bytes })
+        let (offset, fresh) = self.segments.pop().expect("a run of segments was just made");
+        let region = Region { offset, bytes };
+        if fresh {
+            return Ok((region, 1));
+        }
+        let mut word = [0; 8];
+        medium.read_at(offset, &mut word).map_err(|e| Error::io("read a segment's generation", medium.path(), e))?;
+        Ok((region, u64::from_le_bytes(word).wrapping_add(1)))
     }
 
     /// A free directory of at least `bytes`: the smallest that there is.
@@ -237,16 +244,9 @@ impl Space {
         Ok(self.directories.swap_remove(at))
     }
 
-    /// One more than the generation that the segment's header has had until now.
-    pub fn next_generation<M: Medium>(&self, medium: &M, segment: Offset) -> Result<u64> {
-        let mut word = [0; 8];
-        medium.read_at(segment, &mut word).map_err(|e| Error::io("read a segment's generation", medium.path(), e))?;
-        Ok(u64::from_le_bytes(word).wrapping_add(1))
-    }
-
     /// A segment that no checkpoint names is free again.
     pub fn free_segment(&mut self, offset: Offset) {
-        self.segments.push(offset);
+        self.segments.push((offset, false));
     }
 
     /// A directory that no checkpoint names is free again.
@@ -271,7 +271,7 @@ impl Space {
             && sequence < oldest
         {
             self.retired.pop_front();
-            if is_segment { self.segments.push(region.offset) } else { self.directories.push(region) }
+            if is_segment { self.segments.push((region.offset, false)) } else { self.directories.push(region) }
         }
     }
 
@@ -305,7 +305,7 @@ impl Space {
             Err(_) => (self.new_run(medium, bytes, needed, HOLDS_SEGMENTS)?, needed),
         };
         self.total_segments += count;
-        self.segments.extend((0..count).rev().map(|n| Offset(first.0 + n * bytes)));
+        self.segments.extend((0..count).rev().map(|n| (Offset(first.0 + n * bytes), true)));
         Ok(())
     }
 
@@ -360,8 +360,7 @@ impl Space {
             }
         }
         // Those near the start of the file are taken first.
-        segments.reverse();
-        self.segments.append(&mut segments);
+        self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
         Ok(())
     }

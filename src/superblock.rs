@@ -93,11 +93,25 @@ impl Superblocks {
     pub fn write<M: Medium>(&mut self, medium: &M, next: Superblock) -> Result<()> {
         let slot = 1 - self.slot;
         let next = next.sealed();
+        if next.end != self.newest.end {
+            // What was allocated last may not be written yet: a power cut must not take back a length that this one counts on.
+            medium
+                .sync_range(Offset(next.end.get() - PAGE_BYTES), PAGE_BYTES)
+                .map_err(|e| Error::io("sync the length", medium.path(), e))?;
+        }
         medium
             .write_at(SUPERBLOCKS_AT[slot], &[next.as_bytes()], true)
             .map_err(|e| Error::io("write a superblock", medium.path(), e))?;
         (self.older, self.newest, self.slot) = (Some(self.newest), next, slot);
         Ok(())
+    }
+
+    /// Writes the one that counts again, the same bytes, and waits until it is durable: its writer may have ended before it was.
+    /// The next one goes over the other, which until then is all that a power cut is sure to leave.
+    pub fn settle<M: Medium>(&self, medium: &M) -> Result<()> {
+        medium
+            .write_at(SUPERBLOCKS_AT[self.slot], &[self.newest.as_bytes()], true)
+            .map_err(|e| Error::io("write a superblock again", medium.path(), e))
     }
 
     /// Writes both superblocks of a new file, one after the other in sequence, so that one bad page does not cost it. Not synced.

@@ -64,7 +64,8 @@ impl<M: Medium> View<M> {
         self
     }
 
-    /// The same view with a map of the file as long as it is now, and the notice of now.
+    /// The same view with a map of the file as long as it is now, and the notice of now. A private index stays what it was
+    /// recovered under: a later notice would make it pass for that writer's.
     pub fn renewed(&self) -> Result<View<M>> {
         let length = self.medium.length().map_err(|e| Error::io("length", self.medium.path(), e))?;
         let map = self.medium.map(length).map_err(|e| Error::io("map", self.medium.path(), e))?;
@@ -79,7 +80,7 @@ impl<M: Medium> View<M> {
             live: self.live,
             notice: 0,
         };
-        view.notice = view.file_word(live::NOTICE).unwrap_or(0);
+        view.notice = if self.is_private() { self.notice } else { view.file_word(live::NOTICE).unwrap_or(0) };
         Ok(view)
     }
 
@@ -119,6 +120,12 @@ impl<M: Medium> View<M> {
         self.file_word(live::NOTICE).is_none_or(|now| now == self.notice && now & live::SUPERSEDED == 0)
     }
 
+    /// Whether another writer took over since this view was made. A compaction that was announced and never came does not count.
+    #[inline]
+    pub fn is_overtaken(&self) -> bool {
+        self.file_word(live::NOTICE).is_some_and(|now| (now ^ self.notice) & !live::SUPERSEDED != 0)
+    }
+
     /// The notice of the live page that this view was made under.
     pub fn notice(&self) -> u64 {
         self.notice
@@ -148,6 +155,22 @@ impl<M: Medium> View<M> {
             return None;
         }
         Some(u64::from_le(self.map.word(offset)?.load(Ordering::Acquire)))
+    }
+
+    /// The words of the file, as long as it was when last asked; `None` for a view that recovered for itself.
+    #[inline]
+    pub fn file_words(&self) -> Option<&[AtomicU64]> {
+        if self.overlay.is_some() {
+            return None;
+        }
+        let known = self.length.load(Ordering::Relaxed).min(self.map.length());
+        self.map.words(Offset(0), to_usize(known / 8))
+    }
+
+    /// What the notice is while this view is true.
+    #[inline]
+    pub fn settled_notice(&self) -> u64 {
+        self.notice & !live::SUPERSEDED
     }
 
     /// Mutable shared words: of the live page, a directory or a segment. `None` where the file or the map is too short.

@@ -321,8 +321,7 @@ impl Table {
     }
 
     fn write_segment<M: Medium>(&mut self, medium: &M, space: &mut Space, part: &Part) -> Result<Entry> {
-        let region = space.take_segment(medium)?;
-        let generation = space.next_generation(medium, region.offset)?;
+        let (region, generation) = space.take_segment(medium)?;
         let header = SegmentHeader {
             generation: U64::new(generation),
             prefix: U64::new(part.prefix),

@@ -11,12 +11,14 @@ use crate::digest::Digest;
 use crate::format::{Offset, TAG_MIN};
 
 /// The digit that keeps links apart from blobs, whose digit is their algorithm's code.
-const LINK: u32 = 16;
+const LINK: u8 = 0;
 
 /// The secret of a pack, ready to be used.
 #[derive(Clone)]
 pub struct Tagger {
     coefficients: [u128; 7],
+    /// `a[0] + a[5]·kind`, by kind.
+    starts: [u128; 4],
 }
 
 impl Tagger {
@@ -27,18 +29,19 @@ impl Tagger {
         for (coefficient, bytes) in coefficients.iter_mut().zip(secret.chunks_exact(16)) {
             *coefficient = LittleEndian::read_u128(bytes);
         }
-        Tagger { coefficients }
+        let [a0, .., a5, _] = coefficients;
+        let starts = [0, 1, 2, 3].map(|kind| a0.wrapping_add(a5.wrapping_mul(kind)));
+        Tagger { coefficients, starts }
     }
 
     #[inline]
-    fn tag(&self, low: u64, high: u64, kind: u32) -> u64 {
-        let [a0, a1, a2, a3, a4, a5, _] = &self.coefficients;
-        let sum = a0
+    fn tag(&self, low: u64, high: u64, kind: u8) -> u64 {
+        let [_, a1, a2, a3, a4, ..] = &self.coefficients;
+        let sum = self.starts[usize::from(kind)]
             .wrapping_add(a1.wrapping_mul(u128::from(low & 0xffff_ffff)))
             .wrapping_add(a2.wrapping_mul(u128::from(low >> 32)))
             .wrapping_add(a3.wrapping_mul(u128::from(high & 0xffff_ffff)))
-            .wrapping_add(a4.wrapping_mul(u128::from(high >> 32)))
-            .wrapping_add(a5.wrapping_mul(u128::from(kind)));
+            .wrapping_add(a4.wrapping_mul(u128::from(high >> 32)));
         let tag = (sum >> 64) as u64;
         // Two values out of 2^64 stand for something else; moving them costs nothing that can be measured.
         tag.max(TAG_MIN)
@@ -52,7 +55,7 @@ impl Tagger {
         self.tag(
             LittleEndian::read_u64(&bytes[..8]),
             LittleEndian::read_u64(&bytes[8..16]),
-            u32::from(digest.algorithm().code()),
+            digest.algorithm().code(),
         )
     }
 
