@@ -908,7 +908,7 @@ pub const fn directory_bytes(depth: u32) -> u64 {
 /// takes the high bits, so the two are independent.
 #[must_use]
 pub const fn home_slot(tag: u64, slots: u32) -> u32 {
-    ((tag & 0xffff_ffff) * slots as u64 >> 32) as u32
+    (((tag & 0xffff_ffff) * slots as u64) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -1,55 +1,119 @@
-//! TEMPORARY crate docs; the real ones come with the store.
+//! Content-addressed blobs with reference counts and links, in **one memory-mapped pack file**.
+//!
+//! A blob is stored once, under its digest. Whoever stores it holds a reference; a blob that links to others (an image's
+//! manifest to its layers) keeps them alive; when the last reference goes, a blob and what only it kept go with it. Reads
+//! borrow from the map and copy nothing. A commit that was acknowledged survives a power cut.
+//!
+//! ```
+//! use blobpack::Store;
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("images.pack");
+//!
+//! let store = Store::open(&path)?; // creates the pack, or opens it
+//! let mut batch = store.batch(); // all or nothing, one sync
+//! let layer = batch.put(b"the layer's bytes")?;
+//! let manifest = batch.put(b"the manifest")?;
+//! batch.link(&layer, &manifest); // the manifest keeps the layer alive
+//! batch.commit()?;
+//!
+//! let blob = store.get(&layer)?; // no copy: borrowed from the map
+//! assert_eq!(&*blob, b"the layer's bytes");
+//!
+//! let removed = store.dereference(&manifest)?; // nobody keeps either now
+//! assert_eq!(removed.blobs(), 2);
+//! assert_eq!(&*blob, b"the layer's bytes"); // what is held stays readable
+//! store.compact()?; // gives the space back
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where things are
+//!
+//! From the top down; imports go only down. The on-disk format is [`format`](mod@format), the commit protocol is told at the top of
+//! `commit.rs`, the read path is `reader.rs` and `index/probe.rs`.
+//!
+//! | layer | modules | what |
+//! |---|---|---|
+//! | 7 | `store/` | [`Store`], [`OpenOptions`], [`Batch`], [`Stats`]; delegates |
+//! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
+//! | 5 | `reader`, `blob`, `list`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
+//! | 5 | `commit`, `source`, `recovery` | the commit protocol; which view is true; opening and replay |
+//! | 4 | `batch`, `graph/` | pending operations; the pure rules of references and links |
+//! | 3 | `superblock`, `log`, `index/`, `space`, `view`, `record` | checkpoints, frames, the hash table, who owns which bytes, checked access |
+//! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
+//! | 1 | [`format`](mod@format) | the byte specification |
+//! | 0 | `digest`, `error` | digests; the one error type |
+//!
+//! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in the
+//! commit that makes it due), global state, and names for blobs (the format reserves them).
+//!
+//! # What is promised, and what is assumed
+//!
+//! * **Killed process, power cut**: what was acknowledged is there; a batch is there as a whole or not at all. Assumed: a sync that
+//!   returns has reached the disk; an overwritten sector of 512 bytes holds its old or its new bytes.
+//! * **Full disk**: an error that says how much is needed, with nothing changed; 64 removals work all the same.
+//! * **Failing disk**: after a failed write or sync a handle acknowledges nothing more; reads go on.
+//! * **Damage**: a wrong index gives a miss or an error, never wrong bytes. A torn end of the log is cut off and reported; damage
+//!   before the end is an error, never a silent cut. Payloads are compared with their digests by [`Blob::verify`],
+//!   [`Store::verify`], [`Store::compact`] and the tool's `get`.
+//! * **Other processes**: one writes, any number read beside it and see each commit once it is durable.
+//! * **Not promised**: anything where another program changes or cuts the file; network and FUSE file systems whose locks or
+//!   maps are not shared; a copy of a pack that is being written; a process that forks and uses the store in both.
 
 #![deny(missing_docs)]
 
-pub mod blob;
+// The modules that are hidden from the documentation are reachable for the tests and fuzzers of this repository. They
+// promise nothing to anybody else.
 #[doc(hidden)]
 pub mod batch;
+mod blob;
 #[doc(hidden)]
 pub mod commit;
-pub mod compact;
-pub mod digest;
-pub mod error;
-#[doc(hidden)]
+mod compact;
+mod digest;
+mod error;
 pub mod format;
 #[doc(hidden)]
 pub mod graph;
 #[doc(hidden)]
 pub mod index;
-pub mod inspect;
-pub mod list;
+mod inspect;
+mod list;
 #[doc(hidden)]
 pub mod log;
 #[doc(hidden)]
 pub mod map;
-#[doc(hidden)]
 pub mod medium;
-pub mod reader;
+mod reader;
 #[doc(hidden)]
 pub mod record;
+#[doc(hidden)]
 pub mod recovery;
 #[doc(hidden)]
 pub mod source;
 #[doc(hidden)]
 pub mod space;
+#[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod superblock;
-#[doc(hidden)]
-pub mod verify;
+mod verify;
 #[doc(hidden)]
 pub mod view;
-pub mod writer;
+mod writer;
 
 pub use blob::Blob;
-pub use commit::Durability;
+pub use commit::{Durability, RESERVED_DEREFERENCES};
 pub use compact::{CompactOptions, Compacted, Progress};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Damage, Error, Result};
-pub use reader::{BlobRef, Reader};
-pub use recovery::Recovery;
 pub use inspect::{Inspection, Item, inspect};
 pub use list::{Descriptors, Links, List};
-pub use verify::{Finding, Verified};
+pub use reader::{BlobRef, Reader};
+pub use recovery::Recovery;
 pub use store::{Batch, Descriptor, OpenOptions, Outcome, Removed, Stats, Store};
+pub use verify::{Finding, Verified};
 pub use writer::{BlobWriter, Staged};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

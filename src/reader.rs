@@ -82,7 +82,10 @@ impl<M: Medium> Reader<M> {
     /// [`Error::NotFound`] where it is not stored.
     #[inline]
     pub fn get(&self, digest: &Digest) -> Result<BlobRef<'_>> {
-        self.find(digest)?.ok_or_else(|| Error::NotFound { digest: *digest })
+        match self.find(digest)? {
+            Some(blob) => Ok(blob),
+            None => Err(Error::NotFound { digest: *digest }),
+        }
     }
 
     /// Whether a blob is stored.

@@ -2,7 +2,7 @@
 //!
 //! The steps, and what a crash after each leaves:
 //!
-//! 1. Choose the superblock; walk the log behind it ([`Scan`]); check the payloads that no later commit vouches for; look for
+//! 1. Choose the superblock; walk the log behind it; check the payloads that no later commit vouches for; look for
 //!    evidence that more was acknowledged. Nothing is written.
 //! 2. Write the found part of the log again, the same bytes, and sync it: after a kill it may be in the page cache only. A
 //!    crash leaves it longer or the same.

@@ -1,7 +1,7 @@
 //! Which of the two superblocks counts, and where the next one goes.
 //!
-//! A superblock is used only after [`Checked::parse`]: its checksum, its identity and its geometry hold then, whatever the
-//! rest of the file says.
+//! A superblock comes out of [`Superblocks::read`] only if its checksum, its identity and its geometry hold, whatever the rest
+//! of the file says.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};

@@ -288,7 +288,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`] where it is not stored.
     #[doc(alias = "Get")]
     pub fn get(&self, digest: &Digest) -> Result<Blob<M>> {
-        self.find(digest)?.ok_or_else(|| Error::NotFound { digest: *digest })
+        self.find(digest)?.ok_or(Error::NotFound { digest: *digest })
     }
 
     /// Gets a blob, or `None` where it is not stored.
@@ -316,7 +316,7 @@ impl<M: Medium> Store<M> {
     }
 
     fn record(&self, digest: &Digest) -> Result<BlobRecord> {
-        self.shared.source().ask(|view| view.blob_record(digest))?.ok_or_else(|| Error::NotFound { digest: *digest })
+        self.shared.source().ask(|view| view.blob_record(digest))?.ok_or(Error::NotFound { digest: *digest })
     }
 
     /// The digest that a text means: a whole digest, or the first 8 or more of its hex digits after the label.
