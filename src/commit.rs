@@ -205,6 +205,8 @@ struct State {
     moved: bool,
     images_since_checkpoint: u64,
     bytes_since_checkpoint: u64,
+    /// Promised to batches that a checkpoint overtook, up to a ticket: they copy what they were decided not to have to.
+    overtaken: Vec<(u64, u64)>,
 }
 
 /// The index and the log's state that it has reached.
@@ -227,7 +229,7 @@ pub struct Settings {
 
 /// The writing half of an open pack. There is one in all processes.
 ///
-/// Locks are taken in this order: `superblocks`, `applied`, `space`; `state`, `space`. No lock is held during a sync but
+/// Locks are taken in this order: `superblocks`, `state`, `applied`, `space`. No lock is held during a sync but
 /// `superblocks`, which only checkpoints and compactions take.
 pub struct Writer<M: Medium> {
     source: Arc<Source<M>>,
@@ -279,6 +281,7 @@ impl<M: Medium> Writer<M> {
             moved: false,
             images_since_checkpoint: 0,
             bytes_since_checkpoint: 0,
+            overtaken: Vec::new(),
         };
         Writer {
             medium: source.medium(),
@@ -390,7 +393,7 @@ impl<M: Medium> Writer<M> {
         if result.is_err() {
             let mut space = lock(&self.space);
             while let Some(chunk) = plan.chunks.pop() {
-                space.give_back(chunk);
+                space.give_back(self.medium.as_ref(), chunk);
             }
         }
         result
@@ -494,7 +497,8 @@ impl<M: Medium> Writer<M> {
             return Ok(copies);
         }
         space.promise(self.medium.as_ref(), needed, self.settings.tuning.reserve_segments)?;
-        let depth = self.source.view().live().depth;
+        // One batch may double the directory more than once.
+        let depth = self.source.view().live().depth.max(space.depth_after(needed));
         if let Err(error) = space.reserve_directories(self.medium.as_ref(), directory_bytes(depth + 1)) {
             space.release(needed);
             return Err(error);
@@ -527,6 +531,9 @@ impl<M: Medium> Writer<M> {
                     }
                     state.done = last.ticket;
                     state.in_flight.forget(last.ticket);
+                    for (_, segments) in state.overtaken.extract_if(.., |(ticket, _)| *ticket <= last.ticket) {
+                        lock(&self.space).release(segments);
+                    }
                 }
                 (Err(error), _) => self.poison(error),
                 (Ok(()), None) => {}
@@ -555,7 +562,8 @@ impl<M: Medium> Writer<M> {
         }
         let mut applied = lock(&self.applied);
         for pending in group {
-            self.apply(&mut applied, pending)?;
+            // Before anybody else sees the index that it leaves.
+            self.apply(&mut applied, pending).inspect_err(|error| self.poison(error))?;
         }
         if let (Some(last), true) = (group.last(), durable) {
             self.medium
@@ -601,24 +609,35 @@ impl<M: Medium> Writer<M> {
         self.check()?;
         let mut superblocks = lock(&self.superblocks);
         let result = self.checkpoint_with(&mut superblocks);
-        if let Err(error) = &result {
-            self.poison(error);
+        match &result {
+            // Nothing was begun.
+            Err(Error::NoSpace { .. } | Error::LimitReached { .. }) | Ok(()) => {}
+            Err(error) => self.poison(error),
         }
         result
     }
 
     fn checkpoint_with(&self, superblocks: &mut Superblocks) -> Result<()> {
-        {
-            let mut state = lock(&self.state);
-            (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
-        }
         let sequence = superblocks.newest.sequence.get() + 1;
         let (fresh, next) = {
+            let mut state = lock(&self.state);
+            (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
             let mut applied = lock(&self.applied);
+            // A batch may have failed halfway into the index just now.
+            self.check()?;
             let mut space = lock(&self.space);
             if applied.tail.at.0 == superblocks.newest.tail.get() {
                 return Ok(());
             }
+            // Batches on their way were promised no copies of segments that were new when they were decided, and old from here on.
+            let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
+            let copies = space.copies_of_new(images);
+            if copies > 0 {
+                space.promise(self.medium.as_ref(), copies, 0)?;
+                let ticket = state.ticket;
+                state.overtaken.push((ticket, copies));
+            }
+            drop(state);
             let frozen = applied.table.freeze(sequence);
             let mut fresh = space.freeze();
             fresh.extend(frozen.dirty);

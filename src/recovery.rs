@@ -23,7 +23,7 @@ use crate::commit::Start;
 use crate::digest::Digest;
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, Offset, PAGE_BYTES, SPACE_AT, align_up, live, segment_bytes,
+    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, LIVE_AT, Offset, PAGE_BYTES, SPACE_AT, align_up, live, segment_bytes,
     to_usize,
 };
 use crate::graph::CountersNow;
@@ -88,6 +88,8 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     let mut table = Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random()?);
     let mut tail = scan.tail;
     let mut view = view;
+    // A copy of a pack may have a hole where the live page is; a store into it must not need space (R8).
+    medium.allocate(LIVE_AT, PAGE_BYTES).map_err(|e| Error::io("allocate the live page", medium.path(), e))?;
     if !clean {
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
@@ -112,18 +114,21 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
 }
 
-/// The file's length, once the log's last chunk lies inside it again: a power cut takes back the length, and the place on the
-/// disk, of what was allocated and not written yet.
+/// The file's length, once it is whole pages and the log's last chunk lies inside it again: a power cut takes back the length, and
+/// the place on the disk, of what was allocated and not written yet. Space is given out in pages, and a superblock that counts on more
+/// than there is would not be believed.
 fn restore_length<M: Medium>(medium: &M, tail: &Tail, limit: u64) -> Result<u64> {
     let file_bytes = length(medium)?;
-    if tail.chunk_end <= file_bytes {
+    let end = tail.chunk_end.max(align_up(file_bytes, PAGE_BYTES));
+    if end == file_bytes {
         return Ok(file_bytes);
     }
     if tail.chunk_end > limit {
         return Err(Error::LimitReached { path: medium.path().into(), needed: tail.chunk_end, limit });
     }
-    let needed = tail.chunk_end - tail.at.0;
-    medium.allocate(tail.at, needed).map_err(|error| {
+    let from = if tail.chunk_end > file_bytes { tail.at } else { Offset(file_bytes) };
+    let needed = end - from.0;
+    medium.allocate(from, needed).map_err(|error| {
         if crate::medium::is_full(&error) {
             Error::NoSpace { path: medium.path().into(), needed }
         } else {
@@ -274,7 +279,7 @@ fn overlay<M: Medium>(medium: &M, superblocks: &Superblocks, images: u64, depth:
     let slots = superblocks.newest.slots.get();
     // Twice what `Space::segments_needed` asks for, plus runs ahead, plus a directory for each depth on the way up.
     let segments = (images.min(1 << depth) + 4 * images.div_ceil(u64::from(slots / 4).max(1)) + 64) * 2;
-    let deepest = depth.max(64 - segments.leading_zeros()) + 6;
+    let deepest = depth.max(64 - segments.leading_zeros()) + 3;
     let bytes = segments * segment_bytes(slots) + 4 * (8u64 << deepest) + (1 << 20);
     Ok((Map::memory(bytes), start))
 }
@@ -588,6 +593,11 @@ fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Resu
     let mut budget = 2 * to.saturating_sub(at);
     let mut behind = Offset::NONE;
     while at + 64 <= to {
+        // Holes hold nothing; a forged chunk could claim terabytes of them.
+        match medium.data_after(Offset(at)).map_err(io)? {
+            Some(data) if data.0 + 64 <= to => at = at.max(data.0 & !(FRAME_ALIGN - 1)),
+            _ => break,
+        }
         piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
         medium.read_at(Offset(at), &mut piece).map_err(io)?;
         for (number, head) in piece.chunks_exact(64).enumerate() {

@@ -1,6 +1,6 @@
 //! Where readers get their view, and how a read-only handle follows what other processes do (rule R14).
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -22,6 +22,8 @@ pub struct Source<M: Medium> {
     tagger: Tagger,
     /// Of a read-only handle: one thread at a time attaches anew.
     follows: Option<Mutex<()>>,
+    /// Earlier views that may still be held.
+    old: Mutex<Vec<Weak<View<M>>>>,
 }
 
 impl<M: Medium> Source<M> {
@@ -32,6 +34,7 @@ impl<M: Medium> Source<M> {
             view: ArcSwap::from_pointee(view),
             identity,
             follows: None,
+            old: Mutex::new(Vec::new()),
         }
     }
 
@@ -72,8 +75,21 @@ impl<M: Medium> Source<M> {
     pub fn renew(&self) -> Result<Arc<View<M>>> {
         let _one = self.follows.as_ref().map(|follows| follows.lock());
         let view = Arc::new(self.view.load().renewed()?);
-        self.view.store(view.clone());
+        self.replace(view.clone());
         Ok(view)
+    }
+
+    fn replace(&self, view: Arc<View<M>>) {
+        let before = self.view.swap(view);
+        if let Ok(mut old) = self.old.lock() {
+            old.retain(|view| view.strong_count() > 0);
+            old.push(Arc::downgrade(&before));
+        }
+    }
+
+    /// The earlier views that somebody still holds.
+    pub fn held_views(&self) -> Vec<Arc<View<M>>> {
+        self.old.lock().map(|old| old.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
     }
 
     /// Something was announced in the live page: another writer took over, or a compaction is about to put a new file in place.
@@ -105,7 +121,7 @@ impl<M: Medium> Source<M> {
         if identity.uuid != self.identity.uuid || identity.secret != self.identity.secret {
             return Err(Error::ForeignHandle { what: "the pack that is at the path now" });
         }
-        self.view.store(Arc::new(view));
+        self.replace(Arc::new(view));
         Ok(self.view.load())
     }
 

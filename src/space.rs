@@ -178,10 +178,13 @@ impl Space {
         Ok(())
     }
 
-    /// Gives back the newest allocation, which was never written; anything else that is not needed is punched by its owner.
-    pub fn give_back(&mut self, region: Region) {
+    /// Gives back an allocation that was never written: whole where it is the newest, else only its blocks.
+    pub fn give_back<M: Medium>(&mut self, medium: &M, region: Region) {
         if align_up(region.end(), PAGE_BYTES) == self.end {
             self.end = region.offset.0;
+        } else {
+            // A file system that can't punch keeps them until a compaction.
+            let _ = medium.punch(region.offset, region.bytes);
         }
     }
 
@@ -296,6 +299,18 @@ impl Space {
         copies + 2 * images.div_ceil(u64::from(self.slots / 4).max(1)) + 4
     }
 
+    /// How many segments that are new since the last freeze so many images can touch.
+    #[must_use]
+    pub fn copies_of_new(&self, images: u64) -> u64 {
+        images.min(self.fresh_segments)
+    }
+
+    /// The depth of a directory that tells so many segments more apart, if the tags are spread as they should be.
+    #[must_use]
+    pub fn depth_after(&self, segments: u64) -> u32 {
+        u64::BITS - (self.live_segments + segments / 2).leading_zeros()
+    }
+
     fn new_segments<M: Medium>(&mut self, medium: &M, needed: u64) -> Result<()> {
         let bytes = segment_bytes(self.slots);
         let ahead = needed.max((self.total_segments / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX));
@@ -359,6 +374,10 @@ impl Space {
                 self.retire_directory(region, sequence);
             }
         }
+        // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they get it now, or
+        // stay unused.
+        segments = keep_allocated(medium, &segments, segment_bytes(self.slots));
+        directories.retain(|region| medium.allocate(region.offset, region.bytes).is_ok());
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
@@ -367,6 +386,7 @@ impl Space {
 
     /// All segments and directories of the runs in the file.
     fn regions<M: Medium>(&mut self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
+        let most = data_bytes_most(medium)?;
         let (mut segments, mut directories) = (Vec::new(), Vec::new());
         let (mut at, mut above) = (self.run, self.end);
         // Each run stands below the one that names it, so the walk ends.
@@ -380,7 +400,7 @@ impl Space {
             let run: RunDetail = frame.detail();
             let (bytes, count) = (run.region_bytes.get(), run.regions.get());
             let end = bytes.checked_mul(count).and_then(|all| all.checked_add(at.0 + PAGE_BYTES));
-            let sound = bytes > 0 && bytes % PAGE_BYTES == 0 && end.is_some_and(|end| end <= above) && at >= SPACE_AT;
+            let sound = bytes > 0 && count <= most / PAGE_BYTES && bytes % PAGE_BYTES == 0 && end.is_some_and(|end| end <= above) && at >= SPACE_AT;
             let first = at.0 + PAGE_BYTES;
             match run.holds.get() {
                 HOLDS_SEGMENTS if sound && bytes == segment_bytes(self.slots) => {
@@ -398,6 +418,13 @@ impl Space {
         }
         Ok((segments, directories))
     }
+}
+
+/// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without limit. What
+/// claims to be larger is forged, and memory is not spent on it.
+pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
+    let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
+    Ok(blocks.saturating_mul(64).saturating_add(1 << 24))
 }
 
 /// What a superblock's directory names.
@@ -432,4 +459,18 @@ pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<(
             .map_err(|e| Error::io("sync the index", medium.path(), e))?;
     }
     Ok(())
+}
+
+/// Those of the segments, in ascending order, that have their place on the disk.
+fn keep_allocated<M: Medium>(medium: &M, segments: &[Offset], bytes: u64) -> Vec<Offset> {
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < segments.len() {
+        let run = segments[at..].windows(2).take_while(|pair| pair[1].0 == pair[0].0 + bytes).count() + 1;
+        if medium.allocate(segments[at], bytes * run as u64).is_ok() {
+            kept.extend_from_slice(&segments[at..at + run]);
+        }
+        at += run;
+    }
+    kept
 }

@@ -14,7 +14,7 @@ use crate::format::{
 use crate::graph::CountersNow;
 use crate::log::{PLAIN_BYTES, Tail};
 use crate::medium::Medium;
-use crate::space::Space;
+use crate::space::{Space, data_bytes_most};
 
 /// The most slots a segment can have: a segment is then a megabyte.
 const SLOTS_MAX: u32 = (1 << 14) - 1;
@@ -69,7 +69,10 @@ impl Superblocks {
                 not_a_pack("it does not begin with \"blobpack\"")
             });
         };
-        let sound = |copy: Option<Superblock>| copy.filter(|copy| copy.identity == identity && is_sound(copy, length));
+        let most = data_bytes_most(medium)?;
+        let sound = |copy: Option<Superblock>| {
+            copy.filter(|copy| copy.identity == identity && is_sound(copy, length) && 8 << copy.depth.get() <= most)
+        };
         let [a, b] = copies.map(sound);
         let (newest, slot, older) = match (a, b) {
             (Some(a), Some(b)) if b.sequence.get() > a.sequence.get() => (b, 1, Some(a)),

@@ -84,6 +84,11 @@ impl<M: Medium> View<M> {
         Ok(view)
     }
 
+    /// Whether both look through the same map.
+    pub fn shares_map(&self, other: &View<M>) -> bool {
+        Arc::ptr_eq(&self.map, &other.map)
+    }
+
     /// The file that the view is of.
     pub fn medium(&self) -> &Arc<M> {
         &self.medium

@@ -122,7 +122,6 @@ impl Drop for Extent {
 /// ```
 #[doc(alias = "NewWriter")]
 pub struct BlobWriter<M: Medium = crate::medium::Disk> {
-    shared: Arc<Shared<M>>,
     pack: Arc<Pack<M>>,
     /// Holds off a compaction.
     _counted: Counted<M>,
@@ -139,6 +138,8 @@ pub struct BlobWriter<M: Medium = crate::medium::Disk> {
     expected_digest: Option<Digest>,
     expected_size: Option<u64>,
     failed: Option<Error>,
+    /// Keeps the pack locked. Dropped last: giving space back is the business of the process that writes.
+    shared: Arc<Shared<M>>,
 }
 
 impl<M: Medium> BlobWriter<M> {
@@ -239,7 +240,14 @@ impl<M: Medium> BlobWriter<M> {
             Content::Large(Box::new(self.seal(digest)?))
         };
         let pack = self.pack.clone();
-        Ok(Staged { counted: Counted::new(pack.clone(), Writer::staged)?, pack, digest, size: self.written, content })
+        Ok(Staged {
+            counted: Counted::new(pack.clone(), Writer::staged)?,
+            _shared: self.shared.clone(),
+            pack,
+            digest,
+            size: self.written,
+            content,
+        })
     }
 
     /// Writes what is left and the header, gives back what was too much, and makes the rest durable.
@@ -411,11 +419,13 @@ enum Content {
 
 /// A blob that is written and not yet visible; [`Batch::add`](crate::Batch::add) takes it. Dropping it throws it away.
 pub struct Staged<M: Medium = crate::medium::Disk> {
-    counted: Counted<M>,
-    pack: Arc<Pack<M>>,
+    content: Content,
     digest: Digest,
     size: u64,
-    content: Content,
+    pack: Arc<Pack<M>>,
+    counted: Counted<M>,
+    /// Keeps the pack locked: giving the space back is the writing process's business. Dropped last.
+    _shared: Arc<Shared<M>>,
 }
 
 impl<M: Medium> Staged<M> {

@@ -17,3 +17,6 @@
 pub mod probe;
 pub mod table;
 pub mod tag;
+
+#[cfg(test)]
+mod tests;

@@ -319,6 +319,10 @@ impl Medium for Disk {
         directory::publish(&mut lock(&self.name), &self.file, &self.path, replace)
     }
 
+    fn sync_directory(&self) -> io::Result<()> {
+        directory::sync_directory(&self.path)
+    }
+
     fn remove_leftovers(&self) {
         if matches!(*lock(&self.name), Name::Published) {
             directory::remove_leftovers(&self.file, &self.path);

@@ -124,6 +124,9 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// With `replace` it takes the place of what has that name, atomically; without, `AlreadyExists` says that there is something.
     fn publish(&self, replace: bool) -> io::Result<()>;
 
+    /// Makes the names in the file's directory durable.
+    fn sync_directory(&self) -> io::Result<()>;
+
     /// Removes what creations and compactions of this path that were cut off have left in its directory. Errors do not matter.
     fn remove_leftovers(&self);
 

@@ -124,6 +124,10 @@ impl<M: Medium> Medium for Overlay<M> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn sync_directory(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn remove_leftovers(&self) {}
 
     fn try_lock(&self) -> io::Result<bool> {

@@ -28,14 +28,14 @@ use crate::writer::{BlobWriter, Staged, StagedGuard};
 /// # Ok::<(), blobpack::Error>(())
 /// ```
 pub struct Batch<M: Medium = Disk> {
-    shared: Arc<Shared<M>>,
     pack: Arc<Pack<M>>,
     operations: Operations,
     staged: Vec<StagedGuard<M>>,
+    /// Keeps the pack locked. Dropped last: giving space back is the business of the process that writes.
+    shared: Arc<Shared<M>>,
 }
 
 /// What one operation of a batch came to.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome<M: Medium = Disk> {
     /// A blob was stored or referenced.
@@ -138,6 +138,16 @@ impl<M: Medium> Batch<M> {
             Done::Removed(removed) => Outcome::Removed(Removed::new(pack.source().clone(), removed)),
         };
         Ok(done.into_iter().map(outcome).collect())
+    }
+}
+
+impl<M: Medium> std::fmt::Debug for Outcome<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Blob(descriptor) => f.debug_tuple("Blob").field(descriptor).finish(),
+            Outcome::Linked => f.write_str("Linked"),
+            Outcome::Removed(removed) => f.debug_tuple("Removed").field(removed).finish(),
+        }
     }
 }
 

@@ -37,6 +37,16 @@ pub struct Pack<M: Medium> {
     recovery: Recovery,
 }
 
+impl<M: Medium> Drop for Pack<M> {
+    /// Blobs that are still held keep the file, but not the lock. Writers and staged blobs, which may yet give space back, keep
+    /// the pack and with it the lock.
+    fn drop(&mut self) {
+        if let Some(writer) = &self.writer {
+            writer.medium().unlock();
+        }
+    }
+}
+
 impl<M: Medium> Pack<M> {
     /// The writing half.
     pub(crate) fn writer(&self) -> Result<&Writer<M>> {
@@ -56,7 +66,7 @@ impl<M: Medium> Pack<M> {
 pub struct Shared<M: Medium> {
     pack: ArcSwap<Pack<M>>,
     options: OpenOptions,
-    /// Views that readers may still hold after a compaction or a longer map: for statistics.
+    /// Views of files before a compaction that readers may still hold: for statistics.
     old: Mutex<Vec<std::sync::Weak<crate::view::View<M>>>>,
     /// Of a temporary store; removed with it.
     _directory: Option<tempdir::TemporaryDirectory>,
@@ -79,7 +89,12 @@ impl<M: Medium> Shared<M> {
     pub(crate) fn replace(&self, pack: Pack<M>) {
         let old = self.pack.swap(Arc::new(pack));
         old.source.medium().unlock();
-        self.old.lock().expect("nothing panics under this lock").push(Arc::downgrade(&old.source.view()));
+        let mut views = old.source.held_views();
+        views.push(old.source.view());
+        drop(old);
+        let mut held = self.old.lock().expect("nothing panics under this lock");
+        held.retain(|view| view.strong_count() > 0);
+        held.extend(views.iter().map(Arc::downgrade));
     }
 
     /// Commits to the pack that is current, going along with a compaction in between.
@@ -122,8 +137,6 @@ impl<M: Medium> Drop for Shared<M> {
     fn drop(&mut self) {
         if let Some(writer) = &self.pack.load().writer {
             let _ = writer.checkpoint();
-            // Blobs that are still held keep the file, but not the lock.
-            writer.medium().unlock();
         }
     }
 }

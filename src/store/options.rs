@@ -203,6 +203,12 @@ impl OpenOptions {
             AtPath::Same => {}
             AtPath::Missing | AtPath::Other => return Ok(None),
         }
+        // Who made this file or put it here may have ended before its name was durable: what is committed to it now would go with it.
+        match medium.sync_directory() {
+            // A directory that may be searched and not read: nothing can be done, and most likely it is durable by now.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            done => done.map_err(|e| Error::io("sync the directory", medium.path(), e))?,
+        }
         let (view, start, recovery) = match how {
             How::Open => recovery::open(&medium, self.max_bytes, false)?,
             How::Repair => recovery::open(&medium, self.max_bytes, true)?,

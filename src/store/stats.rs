@@ -57,8 +57,6 @@ impl<M: Medium> Store<M> {
         let io = |e| Error::io("look at the file", medium.path(), e);
         let slots = source.view().slots();
         let records = counters.blobs + counters.links;
-        let old = &mut *self.shared().old.lock().expect("nothing panics under this lock");
-        old.retain(|view| view.strong_count() > 0);
         #[allow(clippy::cast_precision_loss, reason = "a share, for people")]
         let index_load = records as f64 / (segments.max(1) * u64::from(slots)) as f64;
         Ok(Stats {
@@ -72,7 +70,20 @@ impl<M: Medium> Store<M> {
             index_load,
             index_depth: depth,
             commits: counters.commits,
-            old_maps: old.len() as u64,
+            old_maps: self.old_maps(),
         })
+    }
+
+    /// Counts the maps other than the present one that views in somebody's hands look through.
+    fn old_maps(&self) -> u64 {
+        let source = self.shared().source();
+        let mut different = vec![source.view()];
+        let old = self.shared().old.lock().expect("nothing panics under this lock");
+        for view in old.iter().filter_map(std::sync::Weak::upgrade).chain(source.held_views()) {
+            if !different.iter().any(|other| other.shares_map(&view)) {
+                different.push(view);
+            }
+        }
+        different.len() as u64 - 1
     }
 }

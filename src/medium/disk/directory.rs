@@ -134,7 +134,7 @@ pub(super) fn publish(name: &mut Name, file: &File, path: &Path, replace: bool) 
 }
 
 /// Makes the names in the directory of `path` durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     match File::open(directory_of(path))?.sync_all() {
         // Some network file systems have nothing to sync in a directory and say so.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),

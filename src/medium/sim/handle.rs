@@ -156,6 +156,10 @@ impl Medium for Sim {
         self.step(Action::SyncDirectory, |_| Ok(()))
     }
 
+    fn sync_directory(&self) -> io::Result<()> {
+        self.step(Action::SyncDirectory, |_| Ok(()))
+    }
+
     fn remove_leftovers(&self) {}
 
     fn try_lock(&self) -> io::Result<bool> {

@@ -1,0 +1,151 @@
+//! The index over plain bytes: what it holds is what a map holds, however often it was split, copied and doubled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use zerocopy::little_endian::{U32, U64};
+
+use crate::format::{Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION};
+use crate::index::table::Table;
+use crate::index::tag::Tagger;
+use crate::medium::{Medium, Sim, SimDirectory};
+use crate::record::{Image, Key, LinkRecord, Record};
+use crate::space::Space;
+use crate::view::View;
+
+const SLOTS: u32 = 4;
+
+fn identity() -> Identity {
+    let mut secret = [0; 112];
+    for (at, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::try_from(at * 97 % 251).unwrap();
+    }
+    Identity {
+        magic: MAGIC,
+        version: U32::new(VERSION),
+        checksum: U32::ZERO,
+        uuid: [1; 16],
+        marker: U64::new(0x1234_5678_9abc_def1),
+        secret,
+        reserved: [0; 40],
+    }
+}
+
+/// An empty index in a file in memory.
+fn index() -> (View<Sim>, Space, Table) {
+    let directory = SimDirectory::new(16 << 20);
+    let medium = Arc::new(directory.create("index").unwrap());
+    medium.allocate(Offset(0), SPACE_AT.0).unwrap();
+    medium.allocate(LIVE_AT, PAGE_BYTES).unwrap();
+    let mut space = Space::empty(identity().marker.get(), SLOTS, 16 << 20);
+    let mut table = Table::create(medium.as_ref(), &mut space, SLOTS, 0, 7).unwrap();
+    let view = View::new(medium, &identity(), SLOTS).unwrap();
+    table.publish(&view).unwrap();
+    (view, space, table)
+}
+
+fn link(tagger: &Tagger, from: u64, to: u64, mark: u64) -> Record {
+    let (from, to) = (Offset(from), Offset(to));
+    Record::Link(LinkRecord {
+        tag: tagger.of_link(from, to),
+        from,
+        to,
+        next_out: Offset(mark),
+        previous_out: Offset::NONE,
+        next_in: Offset::NONE,
+        previous_in: Offset::NONE,
+    })
+}
+
+fn check(view: &View<Sim>, model: &HashMap<Key, Record>, gone: &[Record]) {
+    for record in model.values() {
+        assert_eq!(view.record(record.key(), record.tag()).unwrap(), Some(*record));
+    }
+    for record in gone.iter().filter(|record| !model.contains_key(&record.key())) {
+        assert_eq!(view.record(record.key(), record.tag()).unwrap(), None);
+    }
+    let (mut next, mut walked, mut last) = (Some(0), 0, 0);
+    while let Some(tag) = next {
+        let (records, after) = view.records_from(tag).unwrap();
+        for record in &records {
+            assert!(record.tag() >= last, "a walk goes up");
+            last = record.tag();
+            assert_eq!(model.get(&record.key()), Some(record));
+        }
+        walked += records.len();
+        next = after;
+    }
+    assert_eq!(walked, model.len());
+}
+
+#[test]
+fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let (mut model, mut gone) = (HashMap::new(), Vec::new());
+    let steps: u64 = if cfg!(miri) { 150 } else { 3000 };
+    let mut random = 1u64;
+    for step in 0..steps {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let record = link(&tagger, random >> 33 & 63, random >> 40 & 15, step);
+        let removed = random >> 60 < 6;
+        table.apply(&view, &mut space, &Image { record, removed }).unwrap();
+        if removed {
+            model.remove(&record.key());
+            gone.push(record);
+        } else {
+            model.insert(record.key(), record);
+        }
+        if step % 40 == 39 {
+            let sequence = step / 40 + 1;
+            table.freeze(sequence);
+            space.release_retired(sequence);
+        }
+        if step % 50 == 0 {
+            check(&view, &model, &gone);
+        }
+    }
+    check(&view, &model, &gone);
+    let events = table.events;
+    assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
+}
+
+#[test]
+fn churn_at_a_constant_size_does_not_make_it_grow() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let rounds: u64 = if cfg!(miri) { 60 } else { 5000 };
+    let mut ends = Vec::new();
+    for round in 0..rounds {
+        let record = |n: u64| Image { record: link(&tagger, 1000 + n, 7, 0), removed: false };
+        table.apply(&view, &mut space, &record(round)).unwrap();
+        if round >= 20 {
+            table.apply(&view, &mut space, &Image { removed: true, ..record(round - 20) }).unwrap();
+        }
+        if round % 10 == 9 {
+            table.freeze(round / 10 + 1);
+            space.release_retired(round / 10 + 1);
+        }
+        ends.push(space.end().0);
+    }
+    if !cfg!(miri) {
+        let settled = ends[ends.len() / 2];
+        assert!(ends[ends.len() - 1] <= settled + (settled >> 2), "{} grew to {}", settled, ends[ends.len() - 1]);
+    }
+}
+
+#[test]
+fn a_record_that_lost_a_bit_is_an_error_and_not_a_miss() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let record = link(&tagger, 64, 128, 9);
+    table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+    let entry = view.word(view.live().directory).unwrap();
+    let segment = crate::format::Entry::unpack(entry).segment;
+    let home = u64::from(crate::format::home_slot(record.tag(), SLOTS));
+    let third_word = Offset(segment.0 + 64 * (home + 1) + 24);
+    let word = view.word(third_word).unwrap();
+    view.medium().store(third_word, &[word ^ 1]).unwrap();
+    assert!(view.record(record.key(), record.tag()).is_err());
+    assert!(view.records_from(0).is_err());
+}
