@@ -422,9 +422,9 @@ impl<M: Medium> Writer<M> {
             if let Some(Operation::Small(soon)) = operations.list.get(index + AHEAD) {
                 view.prefetch_slot(soon.tag);
             }
-            decided.one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker).map_err(|error| {
-                if single { error } else { Error::Batch { index, source: Box::new(error) } }
-            })?;
+            decided
+                .one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker)
+                .map_err(|error| if single { error } else { Error::Batch { index, source: Box::new(error) } })?;
         }
         let outcome = changes.finish();
         if outcome.images.is_empty() {
@@ -601,7 +601,8 @@ impl<M: Medium> Writer<M> {
         let tuning = &self.settings.tuning;
         let records = state.counters.blobs + state.counters.links;
         state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
-            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes && self.settings.durability == Durability::Process
+            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
+                && self.settings.durability == Durability::Process
     }
 
     /// Makes the index durable as of now, so that nothing before has to be replayed.

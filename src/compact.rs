@@ -381,7 +381,8 @@ fn fill<M: Medium>(
     let (slots, depth) = shape(survey.records(), options.sizes());
     let need = survey.need(slots, depth);
     // All of it at once: a full disk shows before the first byte is copied.
-    medium.allocate(IDENTITY_AT, need).map_err(|error| match is_full(&error) {
+    let heads = Superblocks::allocate_heads(medium.as_ref());
+    heads.and_then(|()| medium.allocate(SPACE_AT, need - SPACE_AT.0)).map_err(|error| match is_full(&error) {
         true => Error::NoSpace { path: medium.path().into(), needed: need },
         false => Error::io("allocate", medium.path(), error),
     })?;

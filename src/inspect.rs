@@ -7,8 +7,8 @@ use zerocopy::FromBytes;
 
 use crate::error::{Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, ChunkDetail, FRAME_ALIGN, Frame, FrameHeader, IDENTITY_AT, Identity, JumpDetail, Kind, LIVE_AT, LiveWord, MAGIC,
-    Offset, RunDetail, SPACE_AT, SUPERBLOCKS_AT, Superblock, live, to_usize,
+    CHUNK_ALIGN, ChunkDetail, FRAME_ALIGN, Frame, FrameHeader, IDENTITY_AT, Identity, JumpDetail, Kind, LIVE_AT,
+    LiveWord, MAGIC, Offset, RunDetail, SPACE_AT, SUPERBLOCKS_AT, Superblock, live, to_usize,
 };
 use crate::log::Commit;
 use crate::medium::{Disk, Medium};
@@ -111,15 +111,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
         );
         items.push(item(LIVE_AT, "live", 64, true, detail));
     }
-    Ok(Inspection {
-        disk,
-        length,
-        marker,
-        at: SPACE_AT.0,
-        heads: items.into_iter(),
-        piece: Vec::new(),
-        piece_at: 0,
-    })
+    Ok(Inspection { disk, length, marker, at: SPACE_AT.0, heads: items.into_iter(), piece: Vec::new(), piece_at: 0 })
 }
 
 fn item(offset: Offset, kind: &'static str, length: u64, valid: bool, detail: String) -> Item {
@@ -182,10 +174,8 @@ impl Inspection {
             Kind::Run => {
                 let run: RunDetail = frame.detail();
                 let what = if run.holds.get() == 1 { "segments" } else { "directory" };
-                let detail = format!(
-                    "{what}: {} regions of {} bytes, previous {}",
-                    run.regions, run.region_bytes, run.previous
-                );
+                let detail =
+                    format!("{what}: {} regions of {} bytes, previous {}", run.regions, run.region_bytes, run.previous);
                 ("run", detail, true)
             }
             Kind::Link | Kind::Name | Kind::Padding => ("unknown", format!("{:?}", frame.kind), true),

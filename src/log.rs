@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader, IMAGES_MAX,
-    JumpDetail, Kind, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock, align_up, to_usize,
+    BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader,
+    IMAGES_MAX, JumpDetail, Kind, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock, align_up, to_usize,
 };
 use crate::medium::Medium;
 use crate::record::Image;

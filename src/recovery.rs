@@ -23,8 +23,8 @@ use crate::commit::Start;
 use crate::digest::Digest;
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, LIVE_AT, Offset, PAGE_BYTES, SPACE_AT, align_up, live, segment_bytes,
-    to_usize,
+    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, LIVE_AT, Offset, PAGE_BYTES, SPACE_AT, align_up, live,
+    segment_bytes, to_usize,
 };
 use crate::graph::CountersNow;
 use crate::index::table::Table;
@@ -104,7 +104,15 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
         // Commits may build on a superblock that was lost: the next one must come after it.
         let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
         tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
-        finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, newest, scan.counters(&before.counters))?;
+        finish(
+            medium.as_ref(),
+            &mut superblocks,
+            &mut table,
+            &mut space,
+            &tail,
+            newest,
+            scan.counters(&before.counters),
+        )?;
         space = Space::new(&superblocks.newest, limit);
     } else {
         superblocks.settle(medium.as_ref())?;
@@ -310,9 +318,15 @@ fn apply_group<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Spac
     Ok(view)
 }
 
-fn apply_commit<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Space, commit: &Commit) -> Result<View<M>> {
+fn apply_commit<M: Medium>(
+    mut view: View<M>,
+    table: &mut Table,
+    space: &mut Space,
+    commit: &Commit,
+) -> Result<View<M>> {
     for image in commit.images() {
-        let image = image.ok_or_else(|| view.damaged(commit.frame.offset, "a commit holds an image that makes no sense"))?;
+        let image =
+            image.ok_or_else(|| view.damaged(commit.frame.offset, "a commit holds an image that makes no sense"))?;
         if view.outgrown(space.end().0) {
             view = view.renewed()?;
         }
@@ -359,8 +373,7 @@ pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) ->
 
 /// Boot, device and inode, with their checksum.
 fn host_words<M: Medium>(medium: &M) -> Result<[u64; 5]> {
-    let [boot0, boot1, device, inode] =
-        medium.host().map_err(|e| Error::io("look at the file", medium.path(), e))?;
+    let [boot0, boot1, device, inode] = medium.host().map_err(|e| Error::io("look at the file", medium.path(), e))?;
     let mut crc = crc32fast::Hasher::new();
     for word in [boot0, boot1, device, inode] {
         crc.update(&word.to_le_bytes());

@@ -400,7 +400,11 @@ impl Space {
             let run: RunDetail = frame.detail();
             let (bytes, count) = (run.region_bytes.get(), run.regions.get());
             let end = bytes.checked_mul(count).and_then(|all| all.checked_add(at.0 + PAGE_BYTES));
-            let sound = bytes > 0 && count <= most / PAGE_BYTES && bytes % PAGE_BYTES == 0 && end.is_some_and(|end| end <= above) && at >= SPACE_AT;
+            let sound = bytes > 0
+                && count <= most / PAGE_BYTES
+                && bytes % PAGE_BYTES == 0
+                && end.is_some_and(|end| end <= above)
+                && at >= SPACE_AT;
             let first = at.0 + PAGE_BYTES;
             match run.holds.get() {
                 HOLDS_SEGMENTS if sound && bytes == segment_bytes(self.slots) => {
@@ -438,8 +442,8 @@ impl Reach {
     fn of<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Reach> {
         let directory = Offset(superblock.directory.get());
         let bytes = 8u64 << superblock.depth.get();
-        let words = read_vec(medium, directory, bytes)
-            .map_err(|e| Error::io("read the index directory", medium.path(), e))?;
+        let words =
+            read_vec(medium, directory, bytes).map_err(|e| Error::io("read the index directory", medium.path(), e))?;
         let entry = |eight: &[u8]| Entry::unpack(LittleEndian::read_u64(eight)).segment;
         let mut segments: Vec<Offset> = words.chunks_exact(8).map(entry).collect();
         segments.dedup();

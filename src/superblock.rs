@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SUPERBLOCKS_AT, Superblock,
-    VERSION, segment_bytes,
+    CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT,
+    SUPERBLOCKS_AT, Superblock, VERSION, segment_bytes,
 };
 use crate::graph::CountersNow;
 use crate::log::{PLAIN_BYTES, Tail};
@@ -79,7 +79,8 @@ impl Superblocks {
             (Some(a), b) => (a, 0, b),
             (None, Some(b)) => (b, 1, None),
             (None, None) => {
-                let what = if length <= SUPERBLOCKS_AT[0].0 { "the file was cut off" } else { "both superblocks are damaged" };
+                let what =
+                    if length <= SUPERBLOCKS_AT[0].0 { "the file was cut off" } else { "both superblocks are damaged" };
                 return Err(Error::damaged(medium.path(), SUPERBLOCKS_AT[0].0, what));
             }
         };
@@ -115,6 +116,13 @@ impl Superblocks {
         medium
             .write_at(SUPERBLOCKS_AT[self.slot], &[self.newest.as_bytes()], true)
             .map_err(|e| Error::io("write a superblock again", medium.path(), e))
+    }
+
+    /// Allocates the pages at the head of a new file; what lies between them stays a hole.
+    pub fn allocate_heads<M: Medium>(medium: &M) -> std::io::Result<()> {
+        [IDENTITY_AT, SUPERBLOCKS_AT[0], SUPERBLOCKS_AT[1], LIVE_AT]
+            .into_iter()
+            .try_for_each(|at| medium.allocate(at, PAGE_BYTES))
     }
 
     /// Writes both superblocks of a new file, one after the other in sequence, so that one bad page does not cost it. Not synced.

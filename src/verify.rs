@@ -328,8 +328,7 @@ fn verify<M: Medium>(
     state: Option<(&Superblocks, Tail, CountersNow)>,
     progress: &mut dyn FnMut(Progress),
 ) -> Verified {
-    let mut verifier =
-        Verifier { view, result: Verified::default(), blobs: Vec::new(), links: HashSet::default() };
+    let mut verifier = Verifier { view, result: Verified::default(), blobs: Vec::new(), links: HashSet::default() };
     verifier.heads();
     verifier.index();
     if let Some((superblocks, tail, counters)) = state {

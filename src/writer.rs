@@ -266,9 +266,7 @@ impl<M: Medium> BlobWriter<M> {
             self.pack.give_back(rest);
         }
         let synced = writer.settings().durability == Durability::PowerLoss;
-        if synced
-            && let Err(error) = medium.sync_range(extent.region.offset, PAGE_BYTES + self.written)
-        {
+        if synced && let Err(error) = medium.sync_range(extent.region.offset, PAGE_BYTES + self.written) {
             // The kernel may count the pages as clean now; what they hold is not known to be on the disk.
             let error = Error::io("sync a blob", medium.path(), error);
             writer.poison(&error);

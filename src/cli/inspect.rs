@@ -30,7 +30,6 @@ impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let mut output = Output::new();
         for item in blobpack::inspect(&self.pack.path)? {
-            let item = item?;
             if self.format.json {
                 output.json(&item)?;
             } else {

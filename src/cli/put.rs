@@ -221,7 +221,7 @@ impl<'f> Ingest<'_, 'f> {
         let output = &mut self.output;
         self.bar.suspend(|| {
             for (outcome, Waiting { digest, name }) in outcomes.iter().zip(waiting) {
-                let Outcome::Stored(blob) = outcome else { continue };
+                let Outcome::Blob(blob) = outcome else { continue };
                 if self.json {
                     let name = &*name.to_string_lossy();
                     output.json(&Line { digest, name, size: blob.size, ref_count: blob.ref_count })?;

@@ -7,8 +7,8 @@ use zerocopy::FromBytes;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, header_bytes, home_slot,
-    live, to_usize,
+    Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, header_bytes,
+    home_slot, live, to_usize,
 };
 use crate::medium::Medium;
 use crate::record::{BlobRecord, Image, Key, Record, Words, bytes_of};

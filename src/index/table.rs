@@ -11,8 +11,8 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, home_slot,
-    segment_bytes, to_usize,
+    DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes,
+    home_slot, segment_bytes, to_usize,
 };
 use crate::index::probe::{directory_index, header, load};
 use crate::medium::Medium;
@@ -158,11 +158,7 @@ impl Table {
         Ok((index, Entry::unpack(word)))
     }
 
-    fn segment<'v, M: Medium>(
-        &self,
-        view: &'v View<M>,
-        entry: Entry,
-    ) -> Result<&'v [std::sync::atomic::AtomicU64]> {
+    fn segment<'v, M: Medium>(&self, view: &'v View<M>, entry: Entry) -> Result<&'v [std::sync::atomic::AtomicU64]> {
         view.words(entry.segment, 8 * (to_usize(u64::from(self.slots)) + 1))
             .ok_or_else(|| view.damaged(entry.segment, "a segment of the index lies outside the file"))
     }
@@ -231,8 +227,7 @@ impl Table {
     fn renew<M: Medium>(&mut self, view: &View<M>, space: &mut Space, index: u64, entry: Entry) -> Result<()> {
         let (header, records) = self.read(view, index, entry)?;
         self.events.copies += 1;
-        let parts =
-            self.place(records, header.prefix.get(), header.depth.get()).ok_or_else(|| self.crowded(view))?;
+        let parts = self.place(records, header.prefix.get(), header.depth.get()).ok_or_else(|| self.crowded(view))?;
         self.replace(view, space, entry, &parts)
     }
 
@@ -409,9 +404,10 @@ impl Builder {
     fn close_segment<M: Medium>(&mut self, medium: &M, space: &mut Space) -> Result<()> {
         let prefix = if self.depth == 0 { 0 } else { self.index << (64 - self.depth) };
         let records = std::mem::take(&mut self.records);
-        let parts = self.table.place(records, prefix, self.depth).ok_or_else(|| {
-            Error::damaged(medium.path(), 0, "too many records with one tag for the index")
-        })?;
+        let parts = self
+            .table
+            .place(records, prefix, self.depth)
+            .ok_or_else(|| Error::damaged(medium.path(), 0, "too many records with one tag for the index"))?;
         for part in parts {
             let entry = self.table.write_segment(medium, space, &part)?;
             self.entries.push((part.prefix, part.depth, entry));

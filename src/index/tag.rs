@@ -52,11 +52,7 @@ impl Tagger {
     #[inline]
     pub fn of_blob(&self, digest: &Digest) -> u64 {
         let bytes = digest.padded();
-        self.tag(
-            LittleEndian::read_u64(&bytes[..8]),
-            LittleEndian::read_u64(&bytes[8..16]),
-            digest.algorithm().code(),
-        )
+        self.tag(LittleEndian::read_u64(&bytes[..8]), LittleEndian::read_u64(&bytes[8..16]), digest.algorithm().code())
     }
 
     /// The tag of a link.

@@ -158,12 +158,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
-        Descriptor {
-            digest,
-            size: blob.length,
-            ref_count: blob.references.into(),
-            link_count: blob.out_count,
-        }
+        Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
     }
 }
 

@@ -327,7 +327,7 @@ pub(crate) fn initialize<M: Medium>(
         let path = path.clone();
         move |e| Error::io(what, &path, e)
     };
-    medium.allocate(IDENTITY_AT, SPACE_AT.0).map_err(|error| {
+    Superblocks::allocate_heads(medium.as_ref()).map_err(|error| {
         if crate::medium::is_full(&error) {
             Error::NoSpace { path: path.clone(), needed: SPACE_AT.0 + FIRST_CHUNK_BYTES }
         } else {
