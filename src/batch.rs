@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
+use crate::extent::Extent;
 use crate::format::{BLOB_BYTES_LIMIT, FRAME_ALIGN, align_up, header_bytes, to_usize};
 use crate::index::tag::Tagger;
-use crate::writer::Extent;
 
 /// A small blob that waits in the arena: the room of its header, its payload, zeros to the next frame.
 pub struct Small {

@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::format::{Offset, to_usize};
 use crate::index::probe::Found;
 use crate::medium::{Disk, Medium};
+use crate::pack::Descriptor;
 use crate::source::Source;
-use crate::store::Descriptor;
 use crate::view::View;
 
-/// A stored blob. Its bytes are borrowed from the map of the pack, not copied; it keeps that map, so they stay what they are after
-/// the blob was removed, after a compaction, and after the store was closed.
+/// A stored blob. Its bytes are borrowed from the map of the pack, not copied; it keeps that map, so they stay what
+/// they are after the blob was removed, after a compaction, and after the store was closed.
 pub struct Blob<M: Medium = Disk> {
     view: Arc<View<M>>,
     found: Found,
@@ -111,8 +111,8 @@ impl<M: Medium> Blob<M> {
         Err(Error::DigestMismatch { expected: Box::new(self.digest()), found: Box::new(found) })
     }
 
-    /// Reads exactly `buffer.len()` bytes from position `at` of the blob, with a system call and not through the map: for those
-    /// who can't promise that no other program cuts the file.
+    /// Reads exactly `buffer.len()` bytes from position `at` of the blob, with a system call and not through the map:
+    /// for those who can't promise that no other program cuts the file.
     ///
     /// # Errors
     /// [`Error::RangeOutside`]; what the system says of an unreadable sector or a file that was cut.

@@ -2,17 +2,18 @@
 //!
 //! # The order (rule R1)
 //!
-//! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus* what is on
-//!    its way into it. Space for all that follows is reserved here; a full disk is an error with nothing changed (R8). The
-//!    batch gets its place in the log.
-//! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs, then the
-//!    commit frame, contiguous, in one call. A crash in here leaves frames that no commit vouches for, or a commit that fails its
-//!    checksums: recovery cuts the log there. Nobody was told anything.
-//! 3. **Sync** the range, in the same call (`RWF_DSYNC`, R2). The blobs of extents were synced before step 1, so a commit
-//!    never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after this: recovery finds
-//!    the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or not there.
-//! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names; the
-//!    log repeats the images.
+//! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus*
+//!    what is on its way into it. Space for all that follows is reserved here; a full disk is an error with nothing
+//!    changed (R8). The batch gets its place in the log.
+//! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
+//!    then the commit frame, contiguous, in one call. A crash in here leaves frames that no commit vouches for, or a
+//!    commit that fails its checksums: recovery cuts the log there. Nobody was told anything.
+//! 3. **Sync** the range, in the same call (`RWF_DSYNC`, R2). The blobs of extents were synced before step 1, so a
+//!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
+//!    this: recovery finds the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or
+//!    not there.
+//! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names;
+//!    the log repeats the images.
 //! 5. **Tell** the callers, in the order of the log.
 //!
 //! With [`Durability::Process`] step 3 is left to the next checkpoint.
@@ -21,9 +22,9 @@
 //!
 //! # A checkpoint (rule R9)
 //!
-//! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the log so far,
-//! if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the other superblock, synced. A
-//! crash before the last step leaves the old superblock, whose regions were not touched.
+//! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
+//! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
+//! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,10 +37,11 @@ use crate::batch::{Large, Operation, Operations, Small};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, align_up, directory_bytes, live};
-use crate::graph::{Changes, CountersNow, Outcome, Records, Removed};
+use crate::graph::{Changes, Outcome, Records, Removed};
 use crate::index::table::{Events, Table};
 use crate::log::{CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob};
 use crate::medium::Medium;
+use crate::record::CountersNow;
 use crate::record::{BlobRecord, Key, LinkRecord, Record};
 use crate::source::Source;
 use crate::space::{Region, Space, sync_regions};
@@ -52,8 +54,8 @@ pub enum Durability {
     /// After its bytes were synced: it survives a power cut.
     #[default]
     PowerLoss,
-    /// After its bytes were written: it survives the end of the process, not a power cut. After one, the last checkpoint
-    /// and the valid prefix of the log after it are there.
+    /// After its bytes were written: it survives the end of the process, not a power cut. After one, the last
+    /// checkpoint and the valid prefix of the log after it are there.
     Process,
 }
 
@@ -390,12 +392,12 @@ impl<M: Medium> Writer<M> {
         let removals_only = operations.only_gives_up();
         let mut plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
         let result = self.plan(state, &mut operations, &mut plan, removals_only);
-        if result.is_err() {
-            let mut space = lock(&self.space);
-            while let Some(chunk) = plan.chunks.pop() {
-                space.give_back(self.medium.as_ref(), chunk);
-            }
+        // Nothing came of it: what was allocated for it is given back.
+        let mut space = lock(&self.space);
+        while let Some(chunk) = plan.chunks.pop() {
+            space.give_back(self.medium.as_ref(), chunk);
         }
+        drop(space);
         result
     }
 
@@ -456,6 +458,7 @@ impl<M: Medium> Writer<M> {
                 large.extent.keep();
             }
         }
+        plan.chunks.clear();
         state.pending.push(Pending {
             ticket: state.ticket,
             heads: std::mem::take(&mut plan.heads),
@@ -469,7 +472,8 @@ impl<M: Medium> Writer<M> {
         Ok((state.ticket, decided.done))
     }
 
-    /// Sees to it that `bytes` fit into the chunk, with `more` behind them if another chunk is begun anyway; a jump fits always.
+    /// Sees to it that `bytes` fit into the chunk, with `more` behind them if another chunk is begun anyway; a jump
+    /// fits always.
     fn make_room(&self, plan: &mut Plan, bytes: u64, more: u64) -> Result<()> {
         let needed = if bytes > 0 { bytes } else { more };
         if plan.tail.room() >= needed {
@@ -630,7 +634,8 @@ impl<M: Medium> Writer<M> {
             if applied.tail.at.0 == superblocks.newest.tail.get() {
                 return Ok(());
             }
-            // Batches on their way were promised no copies of segments that were new when they were decided, and old from here on.
+            // Batches on their way were promised no copies of segments that were new when they were decided, and old
+            // from here on.
             let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
             let copies = space.copies_of_new(images);
             if copies > 0 {
@@ -659,8 +664,8 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. Where that says `true` the pack counts
-    /// as replaced: whoever wants to commit is sent on.
+    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. Where that says `true` the
+    /// pack counts as replaced: whoever wants to commit is sent on.
     ///
     /// # Errors
     /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.

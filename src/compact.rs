@@ -2,14 +2,15 @@
 //!
 //! 1. Nothing may be on its way: no open writer, no staged blob. New commits wait.
 //! 2. The need is worked out from the index and stated if the disk can't give it.
-//! 3. A new file in the same directory gets the blobs, in the order that they have in the old one, each checked against its
-//!    digest; then all records as snapshot commits, so that the new log alone can rebuild the index; then the index, filled
-//!    segment by segment; then both superblocks. All of it is synced.
-//! 4. The old live page says "superseded", the new file is renamed over the old one, the directory is synced. A crash before the
-//!    rename leaves the old pack and a leftover that the next open removes; one after it leaves the new pack.
+//! 3. A new file in the same directory gets the blobs, in the order that they have in the old one, each checked against
+//!    its digest; then all records as snapshot commits, so that the new log alone can rebuild the index; then the
+//!    index, filled segment by segment; then both superblocks. All of it is synced.
+//! 4. The old live page says "superseded", the new file is renamed over the old one, the directory is synced. A crash
+//!    before the rename leaves the old pack and a leftover that the next open removes; one after it leaves the new
+//!    pack.
 //!
-//! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have it
-//! mapped go on, and move when they look the next time.
+//! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have
+//! it mapped go on, and move when they look the next time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,21 +19,21 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::blob::digest_by_read;
-use crate::commit::{Start, Tuning};
+use crate::commit::{Settings, Start, Tuning};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, FILE_BYTES_MAX, FrameHeader, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, RECORD_BYTES,
     SPACE_AT, Superblock, align_up, directory_bytes, header_bytes, live, segment_bytes, to_usize,
 };
-use crate::graph::CountersNow;
 use crate::index::table::{Builder, Table};
 use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes};
 use crate::medium::{Medium, is_full};
+use crate::pack::{Pack, Shared};
+use crate::record::CountersNow;
 use crate::record::{BlobRecord, Image, Record};
 use crate::recovery::{self, Recovery};
 use crate::space::Space;
-use crate::store::{OpenOptions, Shared, Store};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
@@ -183,8 +184,8 @@ fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> R
     Ok(())
 }
 
-/// Slots a segment and depth of the directory for so many records: the choice that fills the segments best. With one and
-/// with three pages a segment there is always one that is at least half full.
+/// Slots a segment and depth of the directory for so many records: the choice that fills the segments best. With one
+/// and with three pages a segment there is always one that is at least half full.
 fn shape(records: u64, tuning: &Tuning) -> (u32, u32) {
     let choices = if tuning.slots == Tuning::default().slots { vec![63, 191] } else { vec![tuning.slots] };
     let of = |slots: u32| {
@@ -372,13 +373,13 @@ fn fill<M: Medium>(
     before: &Superblocks,
     survey: &Survey,
     medium: &Arc<M>,
-    options: &OpenOptions,
+    settings: &Settings,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(View<M>, Start)> {
     let identity = before.identity;
     let marker = identity.marker.get();
     let io = |what: &'static str| move |e| Error::io(what, medium.path(), e);
-    let (slots, depth) = shape(survey.records(), options.sizes());
+    let (slots, depth) = shape(survey.records(), &settings.tuning);
     let need = survey.need(slots, depth);
     // All of it at once: a full disk shows before the first byte is copied.
     let heads = Superblocks::allocate_heads(medium.as_ref());
@@ -461,12 +462,14 @@ fn fill<M: Medium>(
     if surplus > 0 {
         medium.punch(Offset(end), surplus).map_err(io("give space back"))?;
     }
-    let mut space = Space::new(&superblocks.newest, options.limit());
+    let mut space = Space::new(&superblocks.newest, settings.limit);
     space.skip_to(medium.length().map_err(io("length"))?);
     Ok((new_view, Start { superblocks, table, space, tail }))
 }
 
-fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions, open: &OpenOptions) -> Result<Compacted> {
+/// Compacts the pack that is current; see [`Store::compact`](crate::Store::compact).
+pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Result<Compacted> {
+    let settings = shared.settings();
     let pack = shared.pack();
     let writer = pack.writer()?;
     writer.check()?;
@@ -493,7 +496,7 @@ fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions, open: &Op
         let view = source.renew()?;
         let survey = Survey::run(&view, writer.totals().0.commits)?;
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
-        let (slots, depth) = shape(survey.records(), open.sizes());
+        let (slots, depth) = shape(survey.records(), &settings.tuning);
         let gain = before_bytes.saturating_sub(survey.need(slots, depth));
         if gain < before_bytes / 100 * u64::from(options.min_dead) {
             let nothing =
@@ -502,7 +505,7 @@ fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions, open: &Op
             return Ok(false);
         }
         let new = Arc::new(old.create_beside(output.as_deref()).map_err(io("create the new file"))?);
-        let (new_view, start) = fill(&view, superblocks, &survey, &new, open, &mut told)?;
+        let (new_view, start) = fill(&view, superblocks, &survey, &new, settings, &mut told)?;
         let after_bytes = new.blocks().map_err(io("look at the new file"))?;
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
         let blobs = survey.counters.blobs;
@@ -526,31 +529,11 @@ fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions, open: &Op
             }
             return Err(error);
         }
-        replacement = Some(open.pack(new_view, start, Recovery::default()));
+        replacement = Some(Pack::writing(new_view, start, Recovery::default(), *settings));
         Ok(true)
     })?;
     if let Some(pack) = replacement {
         shared.replace(pack);
     }
     Ok(compacted.expect("the work above sets it or fails"))
-}
-
-impl<M: Medium> Store<M> {
-    /// Gives back the space of removed blobs: writes what lives into a new file and puts it in the place of the old one. Readers and
-    /// blobs that are held go on; commits wait. Each payload is checked against its digest.
-    ///
-    /// # Errors
-    /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is needed;
-    /// [`Error::Damaged`] for a payload that does not match its digest. The pack is as it was then.
-    pub fn compact(&self) -> Result<Compacted> {
-        self.compact_with(CompactOptions::new())
-    }
-
-    /// Compacts in a certain way.
-    ///
-    /// # Errors
-    /// As for [`compact`](Store::compact); [`Error::AlreadyExists`] where the output does.
-    pub fn compact_with(&self, options: CompactOptions) -> Result<Compacted> {
-        compact(self.shared(), options, self.shared().options())
-    }
 }

@@ -256,7 +256,7 @@ pub enum Error {
 
 /// Where a file is damaged, and what that means.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}: damaged at offset {offset}: {what}{}", path.display(), remedy.map(|r| format!("; {r}")).unwrap_or_default())]
+#[error("{}: damaged at offset {offset}: {what}{}", path.display(), after(*remedy))]
 #[non_exhaustive]
 pub struct Damage {
     /// The file.
@@ -267,6 +267,10 @@ pub struct Damage {
     pub what: String,
     /// What to do, where something can be done.
     pub remedy: Option<&'static str>,
+}
+
+fn after(remedy: Option<&str>) -> String {
+    remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default()
 }
 
 fn waited(ms: u64) -> String {

@@ -11,18 +11,18 @@
 //! | 192 KiB | [`live`] page: for concurrent readers only, recovery does not trust it | all the time |
 //! | from 256 KiB | space from one allocator at the end of the file | see below |
 //!
-//! The space holds **log chunks** (at multiples of 64 KiB: a chunk frame, then blob and commit frames one after another, at
-//! last perhaps a jump frame), **extents** (one large blob each: its frame stands so that the payload begins on a page),
-//! and **index runs** (one run frame in the first page, then regions: segments of the hash table, or one directory).
-//! Only regions are ever written twice.
+//! The space holds **log chunks** (at multiples of 64 KiB: a chunk frame, then blob and commit frames one after
+//! another, at last perhaps a jump frame), **extents** (one large blob each: its frame stands so that the payload
+//! begins on a page), and **index runs** (one run frame in the first page, then regions: segments of the hash table, or
+//! one directory). Only regions are ever written twice.
 //!
-//! Frames stand at multiples of 64. A frame is a [`FrameHeader`] (64 bytes; 128 where the digest is longer than 32), then a
-//! body of `length` bytes; the next frame begins at the next multiple of 64.
+//! Frames stand at multiples of 64. A frame is a [`FrameHeader`] (64 bytes; 128 where the digest is longer than 32),
+//! then a body of `length` bytes; the next frame begins at the next multiple of 64.
 //!
-//! The index is an extendible hash table (Fagin et al., 1979). A **directory** is `2^depth` entries of 8 bytes, by the most
-//! significant bits of a record's tag: [`Entry`]. A **segment** is a [`SegmentHeader`], then `slots` records of 64 bytes
-//! ([`BlobSlot`], [`LinkSlot`]), found by linear probing from `home` (see [`home_slot`]) over at most [`PROBES_MAX`] slots. A
-//! slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`].
+//! The index is an extendible hash table (Fagin et al., 1979). A **directory** is `2^depth` entries of 8 bytes, by the
+//! most significant bits of a record's tag: [`Entry`]. A **segment** is a [`SegmentHeader`], then `slots` records of 64
+//! bytes ([`BlobSlot`], [`LinkSlot`]), found by linear probing from `home` (see [`home_slot`]) over at most
+//! [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`].
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -330,7 +330,7 @@ impl Entry {
 /// |---|---|---|
 /// | 0 | 8 | generation: counts the lives of this region, never goes back |
 /// | 8 | 8 | prefix: the first `depth` bits of all tags inside, in the top bits |
-/// | 16 | 8 | born: a random number of the writer's, plus its count of freezes; says whether it may still be stored into |
+/// | 16 | 8 | born: a random number of the writer's, plus its freezes; says whether it may still be stored into |
 /// | 24 | 4 | depth: how many bits of the tags are common |
 /// | 28 | 4 | checksum of these 64 bytes |
 /// | 32 | 32 | zero |
@@ -393,7 +393,7 @@ impl Kind {
 /// | 12 | 4 | checksum of the header, its extension included |
 /// | 16 | 8 | own offset |
 /// | 24 | 8 | length of the body, in bytes |
-/// | 32 | 32 | detail: of a blob the digest's first 32 bytes; else [`CommitDetail`], [`ChunkDetail`], [`JumpDetail`], [`RunDetail`] |
+/// | 32 | 32 | detail: of a blob the digest's first 32 bytes; else by kind, as [`CommitDetail`] |
 /// | 64 | 64 | extension, only where the algorithm is not sha256: the digest's other bytes, zero-padded |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -445,8 +445,8 @@ pub struct CommitDetail {
     pub last: U32,
 }
 
-/// The first bytes of a commit frame's body; `images` records follow, then `published` [`Publication`]s, then zeros to a
-/// multiple of 64.
+/// The first bytes of a commit frame's body; `images` records follow, then `published` [`Publication`]s, then zeros to
+/// a multiple of 64.
 ///
 /// | offset | size | field |
 /// |---|---|---|
@@ -612,8 +612,8 @@ pub struct BlobSlot {
     pub flags: U16,
 }
 
-/// A link record as it lies in a slot and in a commit. Neighbours are ids: the record before `(from, to)` in `from`'s list
-/// is that of `(from, previous_out)`.
+/// A link record as it lies in a slot and in a commit. Neighbours are ids: the record before `(from, to)` in `from`'s
+/// list is that of `(from, previous_out)`.
 ///
 /// | offset | size | field |
 /// |---|---|---|
@@ -677,7 +677,8 @@ layout!(
 layout!(Counters, 48, blobs @ 0, links @ 8, names @ 16, live_bytes @ 24, dead_bytes @ 32, commits @ 40);
 layout!(SegmentHeader, 64, generation @ 0, prefix @ 8, born @ 16, depth @ 24, checksum @ 28, reserved @ 32);
 layout!(
-    FrameHeader, 64, marker @ 0, kind @ 8, algorithm @ 9, flags @ 10, checksum @ 12, offset @ 16, length @ 24, detail @ 32,
+    FrameHeader, 64, marker @ 0, kind @ 8, algorithm @ 9, flags @ 10, checksum @ 12, offset @ 16, length @ 24,
+    detail @ 32,
 );
 layout!(
     CommitDetail, 32, epoch @ 0, previous @ 8, previous_checksum @ 16, body_checksum @ 20, position @ 24, last @ 28,
@@ -829,7 +830,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads the header at the start of `bytes` (128 of them, or what is left of the file; at least 64), which stand at `offset`.
+    /// Reads the header at the start of `bytes` (128 of them, or what is left of the file; at least 64), which stand at
+    /// `offset`.
     #[must_use]
     pub fn parse(bytes: &[u8], marker: u64, offset: Offset) -> Option<Frame> {
         let (head, _) = FrameHeader::ref_from_prefix(bytes).ok()?;

@@ -1,5 +1,5 @@
-//! What a file holds, frame by frame, for people who want to understand it or what became of it. Nothing is written, nothing is
-//! trusted: frames are found by their marker, damaged or not.
+//! What a file holds, frame by frame, for people who want to understand it or what became of it. Nothing is written,
+//! nothing is trusted: frames are found by their marker, damaged or not.
 
 use std::path::Path;
 
@@ -79,7 +79,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
             marker = marker.or(Some(copy.identity.marker.get()));
         }
         let detail = format!(
-            "sequence {} epoch {} end {} chunk {}..{} tail {} commit {} directory {} depth {} slots {} run {} blobs {} links {}",
+            "sequence {} epoch {} end {} chunk {}..{} tail {} commit {} directory {} depth {} slots {} run {} \
+             blobs {} links {}",
             copy.sequence,
             copy.epoch,
             copy.end,

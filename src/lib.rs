@@ -1,8 +1,8 @@
 //! Content-addressed blobs with reference counts and links, in **one memory-mapped pack file**.
 //!
-//! A blob is stored once, under its digest. Whoever stores it holds a reference; a blob that links to others (an image's
-//! manifest to its layers) keeps them alive; when the last reference goes, a blob and what only it kept go with it. Reads
-//! borrow from the map and copy nothing. A commit that was acknowledged survives a power cut.
+//! A blob is stored once, under its digest. Whoever stores it holds a reference; a blob that links to others (an
+//! image's manifest to its layers) keeps them alive; when the last reference goes, a blob and what only it kept go with
+//! it. Reads borrow from the map and copy nothing. A commit that was acknowledged survives a power cut.
 //!
 //! ```
 //! use blobpack::Store;
@@ -28,36 +28,38 @@
 //!
 //! # Where things are
 //!
-//! From the top down; imports go only down. The on-disk format is [`format`](mod@format), the commit protocol is told at the top of
-//! `commit.rs`, the read path is `reader.rs` and `index/probe.rs`.
+//! From the top down; imports go only down. The on-disk format is [`format`](mod@format), the commit protocol is told
+//! at the top of `commit.rs`, the read path is `reader.rs` and `index/probe.rs`.
 //!
 //! | layer | modules | what |
 //! |---|---|---|
 //! | 7 | `store/` | [`Store`], [`OpenOptions`], [`Batch`], [`Stats`]; delegates |
 //! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
 //! | 5 | `reader`, `blob`, `list`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
-//! | 5 | `commit`, `source`, `recovery` | the commit protocol; which view is true; opening and replay |
+//! | 5 | `pack`, `commit`, `source`, `recovery` | what handles share; how to commit; which view is true; opening |
 //! | 4 | `batch`, `graph/` | pending operations; the pure rules of references and links |
-//! | 3 | `superblock`, `log`, `index/`, `space`, `view`, `record` | checkpoints, frames, the hash table, who owns which bytes, checked access |
+//! | 3 | `superblock`, `log`, `index/`, `record` | checkpoints; frames; the hash table and what it holds |
+//! | 3 | `space`, `extent`, `view` | who owns which bytes; checked access to them |
 //! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
 //! | 1 | [`format`](mod@format) | the byte specification |
 //! | 0 | `digest`, `error` | digests; the one error type |
 //!
-//! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in the
-//! commit that makes it due), global state, and names for blobs (the format reserves them).
+//! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in
+//! the commit that makes it due), global state, and names for blobs (the format reserves them).
 //!
 //! # What is promised, and what is assumed
 //!
-//! * **Killed process, power cut**: what was acknowledged is there; a batch is there as a whole or not at all. Assumed: a sync that
-//!   returns has reached the disk; an overwritten sector of 512 bytes holds its old or its new bytes.
+//! * **Killed process, power cut**: what was acknowledged is there; a batch is there as a whole or not at all. Assumed:
+//!   a sync that returns has reached the disk; an overwritten sector of 512 bytes holds its old or its new bytes.
 //! * **Full disk**: an error that says how much is needed, with nothing changed; 64 removals work all the same.
 //! * **Failing disk**: after a failed write or sync a handle acknowledges nothing more; reads go on.
-//! * **Damage**: a wrong index gives a miss or an error, never wrong bytes. A torn end of the log is cut off and reported; damage
-//!   before the end is an error, never a silent cut. Payloads are compared with their digests by [`Blob::verify`],
-//!   [`Store::verify`], [`Store::compact`] and the tool's `get`.
+//! * **Damage**: a wrong index gives a miss or an error, never wrong bytes. A torn end of the log is cut off and
+//!   reported; damage before the end is an error, never a silent cut. Payloads are compared with their digests by
+//!   [`Blob::verify`], [`Store::verify`], [`Store::compact`] and the tool's `get`.
 //! * **Other processes**: one writes, any number read beside it and see each commit once it is durable.
-//! * **Not promised**: anything where another program changes or cuts the file; network and FUSE file systems whose locks or
-//!   maps are not shared; a copy of a pack that is being written; a process that forks and uses the store in both.
+//! * **Not promised**: anything where another program changes or cuts the file; network and FUSE file systems whose
+//!   locks or maps are not shared; a copy of a pack that is being written; a process that forks and uses the store in
+//!   both.
 
 #![deny(missing_docs)]
 
@@ -71,6 +73,8 @@ pub mod commit;
 mod compact;
 mod digest;
 mod error;
+#[doc(hidden)]
+pub mod extent;
 pub mod format;
 #[doc(hidden)]
 pub mod graph;
@@ -83,6 +87,7 @@ pub mod log;
 #[doc(hidden)]
 pub mod map;
 pub mod medium;
+mod pack;
 mod reader;
 #[doc(hidden)]
 pub mod record;

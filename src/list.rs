@@ -7,9 +7,9 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::Offset;
 use crate::medium::{Disk, Medium};
+use crate::pack::{Descriptor, Shared};
 use crate::record::{BlobRecord, Key, Record};
 use crate::source::Source;
-use crate::store::{Descriptor, Shared};
 
 /// All descriptors; see [`Store::descriptors`](crate::Store::descriptors). Holds one segment of the index at a time.
 pub struct Descriptors<M: Medium = Disk> {

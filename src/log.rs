@@ -1,8 +1,8 @@
 //! The log: chunks of frames. This module encodes what is appended and walks what is there.
 //!
-//! A commit frame names the commit before it, by offset and checksum, and carries an epoch that only grows; a chunk that is
-//! full ends in a jump to the next. So the walk from a superblock's tail knows the first frame that does not belong (rule R6),
-//! and the walk backwards from the newest commit reaches the pack's first (rule R16).
+//! A commit frame names the commit before it, by offset and checksum, and carries an epoch that only grows; a chunk
+//! that is full ends in a jump to the next. So the walk from a superblock's tail knows the first frame that does not
+//! belong (rule R6), and the walk backwards from the newest commit reaches the pack's first (rule R16).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -129,7 +129,8 @@ pub const fn group_bytes(images: u64, published: u64) -> u64 {
         + published * size_of::<Publication>() as u64
 }
 
-/// The longest body of a commit frame. A blob that is published has an image, so there are no more publications than images.
+/// The longest body of a commit frame. A blob that is published has an image, so there are no more publications than
+/// images.
 const COMMIT_BYTES_MAX: u64 =
     size_of::<CommitBody>() as u64 + IMAGES_MAX * (RECORD_BYTES + size_of::<Publication>() as u64) + FRAME_ALIGN;
 
@@ -203,7 +204,8 @@ fn encode_frame(
     bytes[start..start + 64].copy_from_slice(head.as_bytes());
 }
 
-/// The header of a blob frame and the checksum that its publication carries, `payload` being the CRC-32 of the payload so far.
+/// The header of a blob frame and the checksum that its publication carries, `payload` being the CRC-32 of the payload
+/// so far.
 #[must_use]
 pub fn seal_blob(header: &BlobHeader, mut payload: crc32fast::Hasher) -> u32 {
     payload.update(header.bytes());
@@ -288,8 +290,8 @@ pub fn read_frame<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> R
     Ok(Frame::parse(head, marker, at))
 }
 
-/// Reads the chunk frame at `at`: its detail, if it is one and lies before `end`. The chunk may reach farther than the file: a
-/// power cut takes back the length of what was allocated and not written yet.
+/// Reads the chunk frame at `at`: its detail, if it is one and lies before `end`. The chunk may reach farther than the
+/// file: a power cut takes back the length of what was allocated and not written yet.
 pub fn read_chunk<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> Result<Option<ChunkDetail>> {
     if at < SPACE_AT || !at.is_aligned(CHUNK_ALIGN) {
         return Ok(None);
@@ -339,8 +341,8 @@ pub fn spans(from: &Tail, chunks: &[Passed], tail: &Tail) -> Vec<Region> {
     spans
 }
 
-/// Walks the log from `tail` on to the first frame that does not belong. Calls `found` with each complete group; the tail
-/// that comes back is that behind the last of them. Only headers and commit bodies are read, not payloads.
+/// Walks the log from `tail` on to the first frame that does not belong. Calls `found` with each complete group; the
+/// tail that comes back is that behind the last of them. Only headers and commit bodies are read, not payloads.
 ///
 /// Every step moves on by at least 64 bytes and chunks stand ever higher in the file, so the walk ends.
 pub fn walk<M: Medium>(
@@ -413,8 +415,8 @@ pub fn walk<M: Medium>(
     Ok((good, chunks))
 }
 
-/// All commit frames from the newest back to the pack's first, oldest first. Each is checked against what the one after it
-/// says of it. Their offsets only fall, so the walk ends.
+/// All commit frames from the newest back to the pack's first, oldest first. Each is checked against what the one after
+/// it says of it. Their offsets only fall, so the walk ends.
 pub fn history<M: Medium>(medium: &M, marker: u64, tail: &Tail, file_bytes: u64) -> Result<Vec<Offset>> {
     let mut offsets = Vec::new();
     let (mut at, mut checksum) = (tail.commit, tail.commit_checksum);

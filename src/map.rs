@@ -1,12 +1,12 @@
 //! The memory that a pack is read through: a shared map of the file, or plain memory that stands in for one.
 //!
-//! A map never moves and never shrinks, and whoever borrows from it keeps it alive. Two kinds of bytes lie in it, and the
-//! rules R12 and R13 keep them apart: what was committed never changes again and is lent out as `&[u8]`; what does change
-//! (segments, directories, the live page) is only ever reached as [`AtomicU64`].
+//! A map never moves and never shrinks, and whoever borrows from it keeps it alive. Two kinds of bytes lie in it, and
+//! the rules R12 and R13 keep them apart: what was committed never changes again and is lent out as `&[u8]`; what does
+//! change (segments, directories, the live page) is only ever reached as [`AtomicU64`].
 //!
 //! Three things end a process here that no check in it can prevent, and all need a program that ignores the contract of
-//! `open`: a file that is truncated (`SIGBUS` at the next load), a disk that fails under a load (likewise), and committed bytes
-//! that are rewritten (a `&[u8]` that changes is undefined behaviour).
+//! `open`: a file that is truncated (`SIGBUS` at the next load), a disk that fails under a load (likewise), and
+//! committed bytes that are rewritten (a `&[u8]` that changes is undefined behaviour).
 
 use std::fs::File;
 use std::io;
@@ -37,15 +37,17 @@ enum Backing {
 }
 
 #[expect(unsafe_code, reason = "a map is shared by all threads that read the pack")]
-// SAFETY: `start` and `words` point to memory that `self` owns and that does not move; nothing in it belongs to a thread. All access
-// through `&Map` is by atomics or to bytes that never change (see `bytes`), so it does not matter which thread makes it.
+// SAFETY: `start` and `words` point to memory that `self` owns and that does not move; nothing in it belongs to a
+// thread. All access through `&Map` is by atomics or to bytes that never change (see `bytes`), so it does not matter
+// which thread makes it.
 unsafe impl Send for Map {}
 #[expect(unsafe_code, reason = "a map is shared by all threads that read the pack")]
 // SAFETY: as for `Send`.
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Writable memory of `bytes` bytes (rounded up to whole words), all zero. Pages that nobody stores to cost nothing.
+    /// Writable memory of `bytes` bytes (rounded up to whole words), all zero. Pages that nobody stores to cost
+    /// nothing.
     #[must_use]
     pub fn memory(bytes: u64) -> Arc<Map> {
         let count = to_usize(bytes.div_ceil(WORD_BYTES));
@@ -54,11 +56,12 @@ impl Map {
         Arc::new(Map { start: words.cast(), length: to_u64(count) * WORD_BYTES, backing: Backing::Memory { words } })
     }
 
-    /// Maps the first `bytes` bytes of a file, shared with all others who have it open. The map may be longer than the file.
+    /// Maps the first `bytes` bytes of a file, shared with all others who have it open. The map may be longer than the
+    /// file.
     ///
-    /// Loads and stores beyond the file's end, rounded up to a page, are `SIGBUS`, so callers check each offset against a
-    /// length from `fstat`, which is good for ever, because the file is never shrunk (R12). So is a store into a hole when the disk
-    /// is full (R8). Without `write` every store is `SIGSEGV`.
+    /// Loads and stores beyond the file's end, rounded up to a page, are `SIGBUS`, so callers check each offset against
+    /// a length from `fstat`, which is good for ever, because the file is never shrunk (R12). So is a store into a hole
+    /// when the disk is full (R8). Without `write` every store is `SIGSEGV`.
     ///
     /// No advice is given to the kernel: `MADV_RANDOM` would spare a cold point read its read-around, but a large blob
     /// that is read through the map would then fault in page by page.
@@ -103,26 +106,28 @@ impl Map {
             return None;
         }
         let at = self.at(offset, length)?;
-        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`; `start` is aligned to a word or a
-        // page, so `at` is aligned to a word. Atomics may be loaded while others store, in this process and any other. What another process
-        // stores against the lock is a wrong word, not undefined behaviour. Loads of a word from read-only memory are
-        // plain loads on every 64-bit target; stores there fault, and only a writer, whose map is writable, stores.
+        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`; `start` is aligned to a
+        // word or a page, so `at` is aligned to a word. Atomics may be loaded while others store, in this process and
+        // any other. What another process stores against the lock is a wrong word, not undefined behaviour. Loads of a
+        // word from read-only memory are plain loads on every 64-bit target; stores there fault, and only a writer,
+        // whose map is writable, stores.
         Some(unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>().as_ptr(), count) })
     }
 
     /// `length` bytes from `offset` on; `None` beyond the map.
     ///
-    /// The caller asks only for ranges that were committed: those are written once, before anybody learns of them, and never
-    /// again (R12; recovery rewrites some with identical bytes). Mutable ranges go by [`word`](Map::word) (R13), bytes that are not
-    /// trusted yet, in a file that may be damaged, by `pread`.
+    /// The caller asks only for ranges that were committed: those are written once, before anybody learns of them, and
+    /// never again (R12; recovery rewrites some with identical bytes). Mutable ranges go by [`word`](Map::word) (R13),
+    /// bytes that are not trusted yet, in a file that may be damaged, by `pread`.
     #[inline]
     #[must_use]
     #[expect(unsafe_code, reason = "borrows mapped memory as bytes")]
     pub fn bytes(&self, offset: Offset, length: u64) -> Option<&[u8]> {
         let at = self.at(offset, length)?;
-        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`. The bytes do not change while they are
-        // borrowed: blobpack never rewrites a committed range, and the writer's lock keeps a second writer away. A process
-        // that ignores the lock and overwrites them breaks this; that is the contract of `open`, stated there.
+        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`. The bytes do not change
+        // while they are borrowed: blobpack never rewrites a committed range, and the writer's lock keeps a second
+        // writer away. A process that ignores the lock and overwrites them breaks this; that is the contract of `open`,
+        // stated there.
         Some(unsafe { std::slice::from_raw_parts(at.as_ptr(), to_usize(length)) })
     }
 
@@ -150,8 +155,8 @@ impl Map {
         }
     }
 
-    /// Stores native words as the file has them: all but the first in ascending order, then the first, each with release ordering.
-    /// `None`, and nothing stored, beyond the map, off a multiple of 8, or where it is not writable.
+    /// Stores native words as the file has them: all but the first in ascending order, then the first, each with
+    /// release ordering. `None`, and nothing stored, beyond the map, off a multiple of 8, or where it is not writable.
     #[inline]
     pub fn store_words(&self, offset: Offset, new: &[u64]) -> Option<()> {
         let words = self.words(offset, new.len()).filter(|_| self.is_writable())?;
@@ -162,8 +167,8 @@ impl Map {
         Some(())
     }
 
-    /// Writes bytes as atomic words, in ascending order, so that it may go on beside readers of other bytes or of words.
-    /// `None`, and nothing written, beyond the map or where it is not writable.
+    /// Writes bytes as atomic words, in ascending order, so that it may go on beside readers of other bytes or of
+    /// words. `None`, and nothing written, beyond the map or where it is not writable.
     pub fn write_bytes(&self, offset: Offset, bytes: &[u8]) -> Option<()> {
         let (words, skip) = self.words_around(offset, to_u64(bytes.len())).filter(|_| self.is_writable())?;
         let (head, rest) = bytes.split_at(bytes.len().min((8 - skip) % 8));
@@ -203,14 +208,16 @@ impl Map {
         Some((self.words(Offset(first), to_usize(count))?, to_usize(offset.0 - first)))
     }
 
-    /// The address of a range that lies inside the map. Of the map alone: whether the file goes as far is the caller's to know.
+    /// The address of a range that lies inside the map. Of the map alone: whether the file goes as far is the caller's
+    /// to know.
     #[inline]
     #[expect(unsafe_code, reason = "address arithmetic inside the map")]
     fn at(&self, offset: Offset, length: u64) -> Option<NonNull<u8>> {
         if offset.0.checked_add(length)? > self.length {
             return None;
         }
-        // SAFETY: `offset` is at most `length`, so the address is inside the allocation, or one past its end for an empty range.
+        // SAFETY: `offset` is at most `length`, so the address is inside the allocation, or one past its end for an
+        // empty range.
         Some(unsafe { self.start.add(to_usize(offset.0)) })
     }
 }
@@ -219,7 +226,8 @@ impl Drop for Map {
     #[expect(unsafe_code, reason = "gives leaked memory back")]
     fn drop(&mut self) {
         if let Backing::Memory { words } = self.backing {
-            // SAFETY: `words` comes from `Box::leak` in `memory` and is given back only here; every borrow of it borrows `self`.
+            // SAFETY: `words` comes from `Box::leak` in `memory` and is given back only here; every borrow of it
+            // borrows `self`.
             drop(unsafe { Box::from_raw(words.as_ptr()) });
         }
     }

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::index::probe::Stop;
 use crate::medium::{Disk, Medium};
-use crate::store::Shared;
+use crate::pack::Shared;
 use crate::view::View;
 
 /// How often a lookup goes on with a newer view.

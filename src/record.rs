@@ -1,14 +1,14 @@
 //! Records in memory: what the index holds of a blob and of a link, and how that becomes the 64 bytes of a slot.
 //!
-//! A record is parsed once, by [`Image::parse`], which checks checksum, kind and algorithm; what it holds besides (offsets,
-//! lengths, counts) is checked where it is used, against the frame or the neighbour that it speaks of.
+//! A record is parsed once, by [`Image::parse`], which checks checksum, kind and algorithm; what it holds besides
+//! (offsets, lengths, counts) is checked where it is used, against the frame or the neighbour that it speaks of.
 
 use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::digest::Algorithm;
-use crate::format::{BLOB_BYTES_LIMIT, BlobSlot, Kind, LinkSlot, Offset, SLOT_REMOVED, TAG_MIN, frame_bytes};
+use crate::format::{BLOB_BYTES_LIMIT, BlobSlot, Counters, Kind, LinkSlot, Offset, SLOT_REMOVED, TAG_MIN, frame_bytes};
 
 /// The eight words of a slot, in the machine's byte order.
 pub type Words = [u64; 8];
@@ -160,7 +160,8 @@ impl Image {
         words_of(&self.bytes())
     }
 
-    /// The inverse of [`bytes`](Image::bytes); `None` where checksum, tag, kind, algorithm, length or flags are not right.
+    /// The inverse of [`bytes`](Image::bytes); `None` where checksum, tag, kind, algorithm, length or flags are not
+    /// right.
     #[must_use]
     pub fn parse(bytes: &[u8; 64]) -> Option<Image> {
         let slot = BlobSlot::ref_from_bytes(bytes).ok()?;
@@ -201,6 +202,49 @@ impl Image {
     #[must_use]
     pub fn parse_words(words: &Words) -> Option<Image> {
         Image::parse(&bytes_of(words))
+    }
+}
+
+/// What a pack holds; [`Counters`] as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountersNow {
+    /// Blobs stored.
+    pub blobs: u64,
+    /// Links between them.
+    pub links: u64,
+    /// Names.
+    pub names: u64,
+    /// Payload bytes of all blobs.
+    pub live_bytes: u64,
+    /// Bytes of the file that removed blobs take.
+    pub dead_bytes: u64,
+    /// Commit groups so far.
+    pub commits: u64,
+}
+
+impl From<Counters> for CountersNow {
+    fn from(stored: Counters) -> CountersNow {
+        CountersNow {
+            blobs: stored.blobs.get(),
+            links: stored.links.get(),
+            names: stored.names.get(),
+            live_bytes: stored.live_bytes.get(),
+            dead_bytes: stored.dead_bytes.get(),
+            commits: stored.commits.get(),
+        }
+    }
+}
+
+impl From<CountersNow> for Counters {
+    fn from(now: CountersNow) -> Counters {
+        Counters {
+            blobs: now.blobs.into(),
+            links: now.links.into(),
+            names: now.names.into(),
+            live_bytes: now.live_bytes.into(),
+            dead_bytes: now.dead_bytes.into(),
+            commits: now.commits.into(),
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //!
 //! 1. Choose the superblock; walk the log behind it; check the payloads that no later commit vouches for; look for
 //!    evidence that more was acknowledged. Nothing is written.
-//! 2. Write the found part of the log again, the same bytes, and sync it: after a kill it may be in the page cache only. A
-//!    crash leaves it longer or the same.
-//! 3. Apply its images to the checkpoint's index, in new regions from the end of the file. A crash leaves regions that nothing
-//!    names.
+//! 2. Write the found part of the log again, the same bytes, and sync it: after a kill it may be in the page cache
+//!    only. A crash leaves it longer or the same.
+//! 3. Apply its images to the checkpoint's index, in new regions from the end of the file. A crash leaves regions that
+//!    nothing names.
 //! 4. Checkpoint, in a new epoch. From here on a crash finds nothing to replay.
-//! 5. Store the live word, then the notice. Readers of the dead writer saw its regions untouched until here, and now see one switch.
+//! 5. Store the live word, then the notice. Readers of the dead writer saw its regions untouched until here, and now
+//!    see one switch.
 //! 6. Give back what was allocated and never published.
 //!
 //! A reader without a writer does step 1 and 3 with the new regions in memory ([`attach`]); it writes nothing.
@@ -26,11 +27,11 @@ use crate::format::{
     CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, LIVE_AT, Offset, PAGE_BYTES, SPACE_AT, align_up, live,
     segment_bytes, to_usize,
 };
-use crate::graph::CountersNow;
 use crate::index::table::Table;
 use crate::log::{self, Commit, Group, Passed, Tail, read_chunk};
 use crate::map::Map;
 use crate::medium::{Medium, Overlay};
+use crate::record::CountersNow;
 use crate::record::Record;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
@@ -50,7 +51,8 @@ pub struct Recovery {
     pub replayed_commits: u64,
     /// Changed records in these.
     pub replayed_images: u64,
-    /// Commits behind the log's end that were not complete, or built on one that was not. Nobody was told that they were done.
+    /// Commits behind the log's end that were not complete, or built on one that was not. Nobody was told that they
+    /// were done.
     pub dropped_commits: u64,
     /// Whether the newest superblock was damaged, so that the older one and the log had to serve.
     pub lost_superblock: bool,
@@ -62,6 +64,7 @@ pub struct Recovery {
 
 /// What a look at the log found.
 struct Scan {
+    marker: u64,
     groups: Vec<Group>,
     chunks: Vec<Passed>,
     from: Tail,
@@ -95,8 +98,8 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
         space.forget();
         for group in &scan.groups {
             view = apply_group(view, &mut table, &mut space, group).inspect_err(|_| {
-                // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be missing
-                // when this is tried again.
+                // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be
+                // missing when this is tried again.
                 let begin = align_up(file_bytes, PAGE_BYTES);
                 let _ = medium.punch(Offset(begin), space.end().0.saturating_sub(begin));
             })?;
@@ -122,9 +125,9 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
 }
 
-/// The file's length, once it is whole pages and the log's last chunk lies inside it again: a power cut takes back the length, and
-/// the place on the disk, of what was allocated and not written yet. Space is given out in pages, and a superblock that counts on more
-/// than there is would not be believed.
+/// The file's length, once it is whole pages and the log's last chunk lies inside it again: a power cut takes back the
+/// length, and the place on the disk, of what was allocated and not written yet. Space is given out in pages, and a
+/// superblock that counts on more than there is would not be believed.
 fn restore_length<M: Medium>(medium: &M, tail: &Tail, limit: u64) -> Result<u64> {
     let file_bytes = length(medium)?;
     let end = tail.chunk_end.max(align_up(file_bytes, PAGE_BYTES));
@@ -156,6 +159,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     rewrite(medium.as_ref(), &scan, file_bytes)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
+    space.keep_sound_runs(medium.as_ref());
     space.forget();
     let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let (sequence, slots) = (before.sequence.get(), before.slots.get());
@@ -202,8 +206,8 @@ pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
         // What is in the page cache only must not be shown and then lost in a power cut.
         medium.sync_all().map_err(|e| Error::io("sync", medium.path(), e))?;
         let notice = view.notice();
-        // The superblocks above may be from before a writer that came and went: its checkpoints gave the regions that they name to
-        // others. These are of the writer that the notice tells of, or of a later one that will change it.
+        // The superblocks above may be from before a writer that came and went: its checkpoints gave the regions that
+        // they name to others. These are of the writer that the notice tells of, or of a later one that will change it.
         let superblocks = Superblocks::read(medium.as_ref())?;
         match recover_in_memory(view, &superblocks) {
             Ok(view) if view.file_word(live::NOTICE).unwrap_or(0) == notice => return Ok((view, superblocks.identity)),
@@ -381,7 +385,8 @@ fn host_words<M: Medium>(medium: &M) -> Result<[u64; 5]> {
     Ok([boot0, boot1, device, inode, u64::from(crc.finalize())])
 }
 
-/// Whether the live page was written since this machine was booted, for this very file. Without a known boot it never was.
+/// Whether the live page was written since this machine was booted, for this very file. Without a known boot it never
+/// was.
 fn is_of_this_host<M: Medium>(view: &View<M>) -> Result<bool> {
     let host = host_words(view.medium().as_ref())?;
     let there = (0..5).map(|n| view.file_word(Offset(live::HOST.0 + 8 * n)).unwrap_or(0));
@@ -395,9 +400,9 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
     let mut again = log::spans(&scan.from, &scan.chunks, &scan.tail);
     for group in scan.groups.iter().filter(|group| group.tail.at > vouched) {
         for &at in &group.commits {
-            let commit = read_commit(medium, scan.marker(medium)?, at, file_bytes)?;
+            let commit = read_commit(medium, scan.marker, at, file_bytes)?;
             for blob in commit.published().filter(|blob| !blob.synced) {
-                let Some(frame) = log::read_frame(medium, scan.marker(medium)?, blob.id, file_bytes)? else { continue };
+                let Some(frame) = log::read_frame(medium, scan.marker, blob.id, file_bytes)? else { continue };
                 if frame.length >= LARGE_BYTES {
                     again.push(Region { offset: frame.offset, bytes: frame.end().0.min(file_bytes) - frame.offset.0 });
                 }
@@ -419,7 +424,7 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
 /// Punches what was allocated after the checkpoint and is neither a chunk of the log nor a published extent.
 fn give_back<M: Medium>(medium: &M, scan: &Scan, from: u64, to: u64) -> Result<()> {
     let mut used: Vec<Region> = scan.chunks.iter().map(|passed| passed.chunk).collect();
-    let marker = scan.marker(medium)?;
+    let marker = scan.marker;
     for &at in scan.groups.iter().flat_map(|group| &group.commits) {
         for image in read_commit(medium, marker, at, to)?.images().flatten() {
             if let Record::Blob(blob) = image.record
@@ -455,7 +460,7 @@ impl Scan {
             groups.push(group);
             Ok(())
         })?;
-        let mut scan = Scan { groups, chunks, from, tail: from, report: Recovery::default(), residue: false };
+        let mut scan = Scan { marker, groups, chunks, from, tail: from, report: Recovery::default(), residue: false };
         scan.cut_at_torn_payload(medium, marker, file_bytes)?;
         let mut damage = None;
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
@@ -484,10 +489,6 @@ impl Scan {
                 Ok(scan)
             }
         }
-    }
-
-    fn marker<M: Medium>(&self, medium: &M) -> Result<u64> {
-        Ok(Superblocks::read(medium)?.identity.marker.get())
     }
 
     /// Commits below are durable: a later one says so, or the checkpoint.
@@ -521,8 +522,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, and at each
-    /// position where a chunk can stand. Nothing found here is ever replayed.
+    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, and at
+    /// each position where a chunk can stand. Nothing found here is ever replayed.
     fn look_for_evidence<M: Medium>(
         &mut self,
         medium: &M,
@@ -532,8 +533,8 @@ impl Scan {
     ) -> Result<Option<(Offset, &'static str)>> {
         let rest = self.tail.chunk_end.min(file_bytes).saturating_sub(self.tail.at.0);
         let mut places = vec![Region { offset: self.tail.at, bytes: rest }];
-        // A chunk that a commit had been given when the checkpoint was made, and that no commit had reached, lies before the
-        // checkpoint's end. Only a jump leads to it, and that leaves something at the tail.
+        // A chunk that a commit had been given when the checkpoint was made, and that no commit had reached, lies
+        // before the checkpoint's end. Only a jump leads to it, and that leaves something at the tail.
         let from = if self.is_blank_behind(medium, rest)? { end } else { end.min(self.tail.chunk_end) };
         let mut at = align_up(from, CHUNK_ALIGN).max(SPACE_AT.0);
         let replayed: Vec<Offset> = self.chunks.iter().map(|passed| passed.chunk.offset).collect();
@@ -596,8 +597,8 @@ impl Scan {
     }
 }
 
-/// All valid commit frames between two positions, none of which lies inside another. Bodies are read up to twice the range's
-/// length in all: in a log they do not overlap, and those that do are forged.
+/// All valid commit frames between two positions, none of which lies inside another. Bodies are read up to twice the
+/// range's length in all: in a log they do not overlap, and those that do are forged.
 fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Result<Vec<Commit>> {
     let mut found = Vec::new();
     let mut at = from.align_up(FRAME_ALIGN).0;

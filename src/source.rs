@@ -92,7 +92,8 @@ impl<M: Medium> Source<M> {
         self.old.lock().map(|old| old.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
     }
 
-    /// Something was announced in the live page: another writer took over, or a compaction is about to put a new file in place.
+    /// Something was announced in the live page: another writer took over, or a compaction is about to put a new file
+    /// in place.
     #[cold]
     fn follow(&self) -> Result<Guard<Arc<View<M>>>> {
         let _one = self.follows.as_ref().map(|follows| follows.lock());
@@ -145,8 +146,8 @@ impl<M: Medium> Source<M> {
         Err(Error::Busy { path: self.medium().path().into() })
     }
 
-    /// The index did not come to rest: with a live writer that is an error; a dead one left it in the middle of a change, and
-    /// the log tells the rest.
+    /// The index did not come to rest: with a live writer that is an error; a dead one left it in the middle of a
+    /// change, and the log tells the rest.
     #[cold]
     fn give_up_on_writer(&self, view: &View<M>) -> Result<()> {
         let medium = view.medium();

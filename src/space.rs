@@ -1,9 +1,9 @@
 //! Who owns which bytes (rules R4 and R8).
 //!
-//! There is one allocator, at the end of the file. Log chunks and extents are given out once; index regions come in runs and
-//! are used again for their own kind, once nothing names them: neither a superblock, nor a checkpoint in progress, nor the live
-//! directory. Which regions are free is never stored. The runs form a list in the file; what the two superblocks' directories
-//! reach is not free; this is worked out when the first region is needed.
+//! There is one allocator, at the end of the file. Log chunks and extents are given out once; index regions come in
+//! runs and are used again for their own kind, once nothing names them: neither a superblock, nor a checkpoint in
+//! progress, nor the live directory. Which regions are free is never stored. The runs form a list in the file; what the
+//! two superblocks' directories reach is not free; this is worked out when the first region is needed.
 
 use std::collections::VecDeque;
 
@@ -135,13 +135,14 @@ impl Space {
         self.end = self.end.max(align_up(end, PAGE_BYTES));
     }
 
-    /// From here on only new regions are used: for a recovery, which must not touch what readers of a dead writer see. The
-    /// live segments are not counted then, so that no copy is expected.
+    /// From here on only new regions are used: for a recovery, which must not touch what readers of a dead writer see.
+    /// The live segments are not counted then, so that no copy is expected.
     pub fn forget(&mut self) {
         self.known = true;
     }
 
-    /// New bytes at the end of the file: `length` of them, from a multiple of `align` on. Nothing changes if there is no room.
+    /// New bytes at the end of the file: `length` of them, from a multiple of `align` on. Nothing changes if there is
+    /// no room.
     pub fn allocate<M: Medium>(&mut self, medium: &M, length: u64, align: u64) -> Result<Region> {
         let offset = align_up(self.end, align);
         self.grow(medium, offset, length)?;
@@ -204,8 +205,8 @@ impl Space {
         self.promised = self.promised.saturating_sub(count);
     }
 
-    /// Sees to it that two directories of `bytes` can be had without new space: one for the commit that asks, one for the
-    /// dereferences that must work on a full disk after it.
+    /// Sees to it that two directories of `bytes` can be had without new space: one for the commit that asks, one for
+    /// the dereferences that must work on a full disk after it.
     pub fn reserve_directories<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
         while self.directories.iter().filter(|free| free.bytes >= bytes).count() < 2 {
             self.new_directory(medium, bytes)?;
@@ -284,15 +285,15 @@ impl Space {
         self.fresh_segments = self.fresh_segments + parts - u64::from(fresh);
     }
 
-    /// The index was frozen: all its segments are copied when they are next touched. Returns the heads of new runs, which the
-    /// checkpoint has to sync.
+    /// The index was frozen: all its segments are copied when they are next touched. Returns the heads of new runs,
+    /// which the checkpoint has to sync.
     pub fn freeze(&mut self) -> Vec<Region> {
         self.fresh_segments = 0;
         std::mem::take(&mut self.heads)
     }
 
-    /// The most segments that `images` images can take: each may copy one frozen segment, and the new records may split some. A
-    /// cascade of splits beyond that is possible, and so unlikely that it may fail late.
+    /// The most segments that `images` images can take: each may copy one frozen segment, and the new records may split
+    /// some. A cascade of splits beyond that is possible, and so unlikely that it may fail late.
     #[must_use]
     pub fn segments_needed(&self, images: u64) -> u64 {
         let copies = images.min(self.live_segments.saturating_sub(self.fresh_segments));
@@ -374,14 +375,23 @@ impl Space {
                 self.retire_directory(region, sequence);
             }
         }
-        // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they get it now, or
-        // stay unused.
+        // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they
+        // get it now, or stay unused.
         segments = keep_allocated(medium, &segments, segment_bytes(self.slots));
         directories.retain(|region| medium.allocate(region.offset, region.bytes).is_ok());
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
         Ok(())
+    }
+
+    /// For a rebuild, which trusts nothing of the old index: where the list of runs is damaged it begins anew, and the
+    /// old runs are dead bytes until a compaction.
+    pub fn keep_sound_runs<M: Medium>(&mut self, medium: &M) {
+        if self.regions(medium).is_err() {
+            self.run = Offset::NONE;
+        }
+        self.index_bytes = 0;
     }
 
     /// All segments and directories of the runs in the file.
@@ -424,8 +434,8 @@ impl Space {
     }
 }
 
-/// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without limit. What
-/// claims to be larger is forged, and memory is not spent on it.
+/// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without
+/// limit. What claims to be larger is forged, and memory is not spent on it.
 pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
     let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
     Ok(blocks.saturating_mul(64).saturating_add(1 << 24))

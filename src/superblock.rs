@@ -1,7 +1,7 @@
 //! Which of the two superblocks counts, and where the next one goes.
 //!
-//! A superblock comes out of [`Superblocks::read`] only if its checksum, its identity and its geometry hold, whatever the rest
-//! of the file says.
+//! A superblock comes out of [`Superblocks::read`] only if its checksum, its identity and its geometry hold, whatever
+//! the rest of the file says.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -11,9 +11,9 @@ use crate::format::{
     CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT,
     SUPERBLOCKS_AT, Superblock, VERSION, segment_bytes,
 };
-use crate::graph::CountersNow;
 use crate::log::{PLAIN_BYTES, Tail};
 use crate::medium::Medium;
+use crate::record::CountersNow;
 use crate::space::{Space, data_bytes_most};
 
 /// The most slots a segment can have: a segment is then a megabyte.
@@ -98,7 +98,8 @@ impl Superblocks {
         let slot = 1 - self.slot;
         let next = next.sealed();
         if next.end != self.newest.end {
-            // What was allocated last may not be written yet: a power cut must not take back a length that this one counts on.
+            // What was allocated last may not be written yet: a power cut must not take back a length that this one
+            // counts on.
             medium
                 .sync_range(Offset(next.end.get() - PAGE_BYTES), PAGE_BYTES)
                 .map_err(|e| Error::io("sync the length", medium.path(), e))?;
@@ -110,8 +111,8 @@ impl Superblocks {
         Ok(())
     }
 
-    /// Writes the one that counts again, the same bytes, and waits until it is durable: its writer may have ended before it was.
-    /// The next one goes over the other, which until then is all that a power cut is sure to leave.
+    /// Writes the one that counts again, the same bytes, and waits until it is durable: its writer may have ended
+    /// before it was. The next one goes over the other, which until then is all that a power cut is sure to leave.
     pub fn settle<M: Medium>(&self, medium: &M) -> Result<()> {
         medium
             .write_at(SUPERBLOCKS_AT[self.slot], &[self.newest.as_bytes()], true)
@@ -125,7 +126,8 @@ impl Superblocks {
             .try_for_each(|at| medium.allocate(at, PAGE_BYTES))
     }
 
-    /// Writes both superblocks of a new file, one after the other in sequence, so that one bad page does not cost it. Not synced.
+    /// Writes both superblocks of a new file, one after the other in sequence, so that one bad page does not cost it.
+    /// Not synced.
     pub fn write_both<M: Medium>(
         medium: &M,
         blank: &Superblock,

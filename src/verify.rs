@@ -1,13 +1,13 @@
 //! Verifying a pack: everything that was written is read again and compared with what it must be.
 //!
-//! Checked are: both superblocks and the identity; every segment of the index, every record's checksum; every record against the
-//! log, in both directions; every blob's frame and digest, read with system calls, so that an unreadable sector is a
-//! finding and not a signal; reference counts, and the lists of links, walked both ways; the counters. It never stops at the
-//! first finding. Not checked: the space between frames, and what commits of the past said that later ones replaced, beyond their
-//! checksums.
+//! Checked are: both superblocks and the identity; every segment of the index, every record's checksum; every record
+//! against the log, in both directions; every blob's frame and digest, read with system calls, so that an unreadable
+//! sector is a finding and not a signal; reference counts, and the lists of links, walked both ways; the counters. It
+//! never stops at the first finding. Not checked: the space between frames, and what commits of the past said that
+//! later ones replaced, beyond their checksums.
 //!
-//! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only what never
-//! changes is checked, which [`Verified::partial`] says.
+//! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only
+//! what never changes is checked, which [`Verified::partial`] says.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::compact::Progress;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{Entry, Frame, IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock, header_bytes};
-use crate::graph::CountersNow;
 use crate::index::probe::Stop;
 use crate::log::Tail;
 use crate::medium::Medium;
+use crate::pack::Shared;
+use crate::record::CountersNow;
 use crate::record::{BlobRecord, Key, Record};
 use crate::recovery;
-use crate::store::Store;
 use crate::superblock::Superblocks;
 use crate::view::{View, read_vec};
 
@@ -323,7 +323,7 @@ impl<M: Medium> Verifier<'_, M> {
     }
 }
 
-fn verify<M: Medium>(
+fn check<M: Medium>(
     view: &View<M>,
     state: Option<(&Superblocks, Tail, CountersNow)>,
     progress: &mut dyn FnMut(Progress),
@@ -342,38 +342,25 @@ fn verify<M: Medium>(
     verifier.result
 }
 
-impl<M: Medium> Store<M> {
-    /// Reads and checks everything; see [`Verified`]. Damage is listed, not an error.
-    ///
-    /// # Errors
-    /// Only what keeps it from looking at all.
-    pub fn verify(&self) -> Result<Verified> {
-        self.verify_with(&mut |_| {})
+/// Verifies the pack that is current; see [`Store::verify`](crate::Store::verify).
+pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
+    let pack = shared.pack();
+    let source = pack.source();
+    if let Ok(writer) = pack.writer() {
+        let mut result = Verified::default();
+        writer.pause_commits(false, |superblocks| {
+            let (counters, tail) = writer.totals();
+            result = check(&*source.renew()?, Some((superblocks, tail, counters)), progress);
+            Ok(false)
+        })?;
+        return Ok(result);
     }
-
-    /// Verifies, and tells how far it has come.
-    ///
-    /// # Errors
-    /// As for [`verify`](Store::verify).
-    pub fn verify_with(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
-        let pack = self.shared().pack();
-        let source = pack.source();
-        if let Ok(writer) = pack.writer() {
-            let mut result = Verified::default();
-            writer.pause_commits(false, |superblocks| {
-                let (counters, tail) = writer.totals();
-                result = verify(&*source.renew()?, Some((superblocks, tail, counters)), progress);
-                Ok(false)
-            })?;
-            return Ok(result);
-        }
-        source.current()?;
-        let view: Arc<View<M>> = source.view();
-        if !view.is_private() {
-            return Ok(verify(&*view, None, progress));
-        }
-        let superblocks = Superblocks::read(view.medium().as_ref())?;
-        let (tail, counters) = recovery::end_of_log(view.medium().as_ref(), &superblocks)?;
-        Ok(verify(&*view, Some((&superblocks, tail, counters)), progress))
+    source.current()?;
+    let view: Arc<View<M>> = source.view();
+    if !view.is_private() {
+        return Ok(check(&*view, None, progress));
     }
+    let superblocks = Superblocks::read(view.medium().as_ref())?;
+    let (tail, counters) = recovery::end_of_log(view.medium().as_ref(), &superblocks)?;
+    Ok(check(&*view, Some((&superblocks, tail, counters)), progress))
 }

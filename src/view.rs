@@ -1,8 +1,8 @@
-//! How bytes of a pack are looked at: a map of the file, perhaps with regions in memory behind it, and the length that bounds
-//! both.
+//! How bytes of a pack are looked at: a map of the file, perhaps with regions in memory behind it, and the length that
+//! bounds both.
 //!
-//! A view checks every offset against the file's length as the system tells it, not against the map, which is longer than
-//! the file (rule R12). The length is asked again when an offset lies beyond the one known.
+//! A view checks every offset against the file's length as the system tells it, not against the map, which is longer
+//! than the file (rule R12). The length is asked again when an offset lies beyond the one known.
 
 use std::io;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ struct Overlay {
     start: u64,
 }
 
-/// A consistent way into one pack file. Shared by all readers of a handle; replaced as a whole when the file outgrows its
-/// map, when another writer takes over, and when a compaction puts a new file in its place.
+/// A consistent way into one pack file. Shared by all readers of a handle; replaced as a whole when the file outgrows
+/// its map, when another writer takes over, and when a compaction puts a new file in its place.
 pub struct View<M> {
     medium: Arc<M>,
     map: Arc<Map>,
@@ -64,8 +64,8 @@ impl<M: Medium> View<M> {
         self
     }
 
-    /// The same view with a map of the file as long as it is now, and the notice of now. A private index stays what it was
-    /// recovered under: a later notice would make it pass for that writer's.
+    /// The same view with a map of the file as long as it is now, and the notice of now. A private index stays what it
+    /// was recovered under: a later notice would make it pass for that writer's.
     pub fn renewed(&self) -> Result<View<M>> {
         let length = self.medium.length().map_err(|e| Error::io("length", self.medium.path(), e))?;
         let map = self.medium.map(length).map_err(|e| Error::io("map", self.medium.path(), e))?;
@@ -125,7 +125,8 @@ impl<M: Medium> View<M> {
         self.file_word(live::NOTICE).is_none_or(|now| now == self.notice && now & live::SUPERSEDED == 0)
     }
 
-    /// Whether another writer took over since this view was made. A compaction that was announced and never came does not count.
+    /// Whether another writer took over since this view was made. A compaction that was announced and never came does
+    /// not count.
     #[inline]
     pub fn is_overtaken(&self) -> bool {
         self.file_word(live::NOTICE).is_some_and(|now| (now ^ self.notice) & !live::SUPERSEDED != 0)

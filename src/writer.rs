@@ -1,10 +1,11 @@
-//! Blobs of unknown length: they stream into an extent of the pack, which nobody knows of before the commit that publishes it.
+//! Blobs of unknown length: they stream into an extent of the pack, which nobody knows of before the commit that
+//! publishes it.
 //!
-//! A writer keeps the first [`LARGE_BYTES`] in memory; a blob that ends before lies in the log with its commit, one write for
-//! both. A longer one gets an extent at the end of the file. With a size hint that is exactly as long as needed. Without, it
-//! grows in place while nothing stands behind it; else it moves to one twice as long, so that in all at most twice the bytes are
-//! written. What is left over is punched. Written pages are sent to the disk as the stream goes, so that a small
-//! commit beside it does not wait for them.
+//! A writer keeps the first [`LARGE_BYTES`] in memory; a blob that ends before lies in the log with its commit, one
+//! write for both. A longer one gets an extent at the end of the file. With a size hint that is exactly as long as
+//! needed. Without, it grows in place while nothing stands behind it; else it moves to one twice as long, so that in
+//! all at most twice the bytes are written. What is left over is punched. Written pages are sent to the disk as the
+//! stream goes, so that a small commit beside it does not wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use crate::batch::{Large, Operations};
 use crate::commit::{Durability, Writer};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
+use crate::extent::{Extent, GiveBack};
 use crate::format::{BLOB_BYTES_LIMIT, BlobHeader, LARGE_BYTES, Offset, PAGE_BYTES, align_up, header_bytes, to_usize};
 use crate::log::seal_blob;
 use crate::medium::Medium;
+use crate::pack::{Descriptor, Pack, Shared};
 use crate::space::Region;
-use crate::store::{Descriptor, Pack, Shared};
 
 /// The first extent of a stream without a hint.
 const FIRST_BYTES: u64 = 1 << 20;
@@ -52,11 +54,6 @@ impl<M: Medium> Drop for Counted<M> {
     }
 }
 
-/// Gives bytes of the pack back.
-trait GiveBack: Send + Sync {
-    fn give_back(&self, region: Region);
-}
-
 impl<M: Medium> GiveBack for Pack<M> {
     fn give_back(&self, region: Region) {
         if let Ok(writer) = self.writer() {
@@ -66,49 +63,10 @@ impl<M: Medium> GiveBack for Pack<M> {
     }
 }
 
-/// The extent of one large blob. Unless it is kept, its bytes are given back when it is dropped.
-pub struct Extent {
-    region: Region,
-    header: u64,
-    owner: Option<Arc<dyn GiveBack>>,
-}
-
-impl Extent {
-    /// Where the frame stands: right before the payload, which begins a page after the extent.
-    #[must_use]
-    pub fn frame(&self) -> Offset {
-        Offset(self.payload().0 - self.header)
-    }
-
-    /// Where the payload begins.
-    #[must_use]
-    pub fn payload(&self) -> Offset {
-        Offset(self.region.offset.0 + PAGE_BYTES)
-    }
-
-    /// How many payload bytes fit.
-    fn room(&self) -> u64 {
-        self.region.bytes - PAGE_BYTES
-    }
-
-    /// Its bytes belong to a commit now.
-    pub fn keep(&mut self) {
-        self.owner = None;
-    }
-}
-
-impl Drop for Extent {
-    fn drop(&mut self) {
-        if let Some(owner) = &self.owner {
-            owner.give_back(self.region);
-        }
-    }
-}
-
 /// Writes one blob; see [`Store::writer`](crate::Store::writer).
 ///
-/// Dropping it without [`commit`](BlobWriter::commit) or [`stage`](BlobWriter::stage) cancels it. It keeps less than 2 MiB in
-/// memory, however long the blob.
+/// Dropping it without [`commit`](BlobWriter::commit) or [`stage`](BlobWriter::stage) cancels it. It keeps less than 2
+/// MiB in memory, however long the blob.
 ///
 /// ```
 /// use std::io::Write;
@@ -138,7 +96,6 @@ pub struct BlobWriter<M: Medium = crate::medium::Disk> {
     expected_digest: Option<Digest>,
     expected_size: Option<u64>,
     failed: Option<Error>,
-    /// Keeps the pack locked. Dropped last: giving space back is the business of the process that writes.
     shared: Arc<Shared<M>>,
 }
 
@@ -202,7 +159,8 @@ impl<M: Medium> BlobWriter<M> {
     /// Stores the blob with one reference, or adds one to it where it is stored already.
     ///
     /// # Errors
-    /// The error of a write that failed before; a mismatch with what was expected; a full disk. The store is as it was then.
+    /// The error of a write that failed before; a mismatch with what was expected; a full disk. The store is as it was
+    /// then.
     pub fn commit(self) -> Result<Descriptor> {
         let shared = self.shared.clone();
         let staged = self.stage()?;
@@ -240,14 +198,7 @@ impl<M: Medium> BlobWriter<M> {
             Content::Large(Box::new(self.seal(digest)?))
         };
         let pack = self.pack.clone();
-        Ok(Staged {
-            counted: Counted::new(pack.clone(), Writer::staged)?,
-            _shared: self.shared.clone(),
-            pack,
-            digest,
-            size: self.written,
-            content,
-        })
+        Ok(Staged { counted: Counted::new(pack.clone(), Writer::staged)?, pack, digest, size: self.written, content })
     }
 
     /// Writes what is left and the header, gives back what was too much, and makes the rest durable.
@@ -422,8 +373,6 @@ pub struct Staged<M: Medium = crate::medium::Disk> {
     size: u64,
     pack: Arc<Pack<M>>,
     counted: Counted<M>,
-    /// Keeps the pack locked: giving the space back is the writing process's business. Dropped last.
-    _shared: Arc<Shared<M>>,
 }
 
 impl<M: Medium> Staged<M> {

@@ -15,7 +15,8 @@ use super::progress;
 /// Give back the space of removed blobs.
 ///
 /// Copies what is alive into a new file, checking every digest on the way, and puts it in the pack's place. Until then
-/// the pack is untouched; readers that have it open go on undisturbed. It needs as much free space as the live blobs take.
+/// the pack is untouched; readers that have it open go on undisturbed. It needs as much free space as the live blobs
+/// take.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -1,5 +1,5 @@
-//! The bytes of a blob into a descriptor, inside the kernel where it can: `copy_file_range(2)` into regular files, `sendfile(2)`
-//! into pipes and sockets, and `write(2)` from the map where neither is to be had.
+//! The bytes of a blob into a descriptor, inside the kernel where it can: `copy_file_range(2)` into regular files,
+//! `sendfile(2)` into pipes and sockets, and `write(2)` from the map where neither is to be had.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -8,8 +8,8 @@ use super::pack::{Json, ReadPack};
 
 /// Show what the file holds, frame by frame.
 ///
-/// Never writes, takes no lock and goes on behind damage. What stands behind the end of the log is shown too, so a frame
-/// that is not valid is not always damage: `blobpack verify` says whether it is.
+/// Never writes, takes no lock and goes on behind damage. What stands behind the end of the log is shown too, so a
+/// frame that is not valid is not always damage: `blobpack verify` says whether it is.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

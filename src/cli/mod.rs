@@ -1,7 +1,8 @@
 //! The command line: a file a verb, each a clap `Args` struct with a `run`.
 //!
-//! Digests and data go to standard output, everything else to standard error. [`output`] knows what a closed pipe means,
-//! [`failure`] which exit code an error has, [`pack`] how packs are opened and digests are read, [`progress`] when a bar is shown.
+//! Digests and data go to standard output, everything else to standard error. [`output`] knows what a closed pipe
+//! means, [`failure`] which exit code an error has, [`pack`] how packs are opened and digests are read, [`progress`]
+//! when a bar is shown.
 
 mod compact;
 mod copy;

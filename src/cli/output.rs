@@ -1,7 +1,8 @@
 //! Standard output and standard error.
 //!
-//! Rust ignores SIGPIPE, so a reader that has seen enough shows as an error of a write. [`Output`] takes it as "nobody listens any more":
-//! what a verb changes is still done, what it would print goes nowhere, and a listing can stop early.
+//! Rust ignores SIGPIPE, so a reader that has seen enough shows as an error of a write. [`Output`] takes it as "nobody
+//! listens any more": what a verb changes is still done, what it would print goes nowhere, and a listing can stop
+//! early.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
@@ -89,8 +90,8 @@ pub fn note(message: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// `DIGEST  NAME` and a line's end, as sha256sum writes it: a name with a line's end or a backslash in it is escaped, and a
-/// backslash at the beginning of the line says so.
+/// `DIGEST  NAME` and a line's end, as sha256sum writes it: a name with a line's end or a backslash in it is escaped,
+/// and a backslash at the beginning of the line says so.
 pub fn checksum_line(digest: impl Display, name: &OsStr) -> Vec<u8> {
     let name = name.as_bytes();
     let mut line = Vec::with_capacity(name.len() + 80);

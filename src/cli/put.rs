@@ -1,8 +1,9 @@
 //! `blobpack put`: files into the pack.
 //!
-//! A commit costs a sync, so files share one: a batch is committed when it has many files or many bytes. A file's line is
-//! printed once its batch is durable, never before. Small files wait in memory; large ones, and whatever does not end, stream
-//! into the pack in constant memory. What a file's metadata says of its size is only a hint: it may change while it is read.
+//! A commit costs a sync, so files share one: a batch is committed when it has many files or many bytes. A file's line
+//! is printed once its batch is durable, never before. Small files wait in memory; large ones, and whatever does not
+//! end, stream into the pack in constant memory. What a file's metadata says of its size is only a hint: it may change
+//! while it is read.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -33,8 +34,8 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Store files. The pack is created where there is none.
 ///
-/// Prints `DIGEST  NAME` a line once the file is durable. You have one reference on each blob then; a file that is in the
-/// pack already is not stored again but has one reference more.
+/// Prints `DIGEST  NAME` a line once the file is durable. You have one reference on each blob then; a file that is in
+/// the pack already is not stored again but has one reference more.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -166,7 +167,8 @@ impl<'f> Ingest<'_, 'f> {
                     self.unreadable = true;
                 }
                 Err(Refused::Failed(failure)) => {
-                    // What was read before is still good, unless the pack is not: then the second failure says the same.
+                    // What was read before is still good, unless the pack is not: then the second failure says the
+                    // same.
                     let _ = self.commit();
                     return Err(failure.about(&file.display().to_string()));
                 }

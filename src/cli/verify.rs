@@ -12,8 +12,8 @@ use super::progress;
 
 /// Read every blob and compare digests, counts, links, and index with log.
 ///
-/// Lists every damage, a line each, and exits with code 4 if there is any. Without --repair nothing is written, and other
-/// processes may go on writing.
+/// Lists every damage, a line each, and exits with code 4 if there is any. Without --repair nothing is written, and
+/// other processes may go on writing.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

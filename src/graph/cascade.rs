@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::format::{LARGE_BYTES, Offset, PAGE_BYTES, to_u64};
 use crate::record::BlobRecord;
 
-/// The bytes of the file that a compaction gives back when this blob is gone: its frame and, where that stands in an extent
-/// of its own ([`LARGE_BYTES`] of payload or more), the page that leads up to the payload.
+/// The bytes of the file that a compaction gives back when this blob is gone: its frame and, where that stands in an
+/// extent of its own ([`LARGE_BYTES`] of payload or more), the page that leads up to the payload.
 #[must_use]
 pub const fn space_bytes(blob: &BlobRecord) -> u64 {
     let lead = if blob.length >= LARGE_BYTES { PAGE_BYTES } else { 0 };
@@ -34,8 +34,8 @@ impl Removed {
 }
 
 impl<R: Records> Changes<'_, R> {
-    /// Removes a blob that has no references left, its links out, and whatever has no references left then (rule R18: with
-    /// a worklist). A blob comes onto the list when its last parent is gone, so parents are removed first.
+    /// Removes a blob that has no references left, its links out, and whatever has no references left then (rule R18:
+    /// with a worklist). A blob comes onto the list when its last parent is gone, so parents are removed first.
     pub(super) fn remove(&mut self, first: usize) -> Result<Removed> {
         let mut removed = Removed::default();
         let mut dying = vec![first];
@@ -76,8 +76,8 @@ impl<R: Records> Changes<'_, R> {
         (blob.now.first_out, blob.now.first_in, blob.now.out_count) = (Offset::NONE, Offset::NONE, 0);
     }
 
-    /// Takes a link, which is out of `from`'s list or whose `from` is gone, out of the list of `to` as well, and drops its
-    /// reference: whether that was the last.
+    /// Takes a link, which is out of `from`'s list or whose `from` is gone, out of the list of `to` as well, and drops
+    /// its reference: whether that was the last.
     pub(super) fn drop_link(&mut self, link: usize, to: usize) -> Result<bool> {
         self.unhook(Side::In, to, link)?;
         self.links[link].removed = true;

@@ -13,8 +13,9 @@ use crate::record::{BlobRecord, LinkRecord};
 impl<R: Records> Changes<'_, R> {
     /// Whether `from` can be reached from `to`, or is `to`.
     ///
-    /// Nothing reaches a blob without inbound links, so building bottom-up costs O(1) a link. Else two searches, down from `to`
-    /// and up from `from`, go on in turns, one link each; either answer is final, so the shorter one sets the cost.
+    /// Nothing reaches a blob without inbound links, so building bottom-up costs O(1) a link. Else two searches, down
+    /// from `to` and up from `from`, go on in turns, one link each; either answer is final, so the shorter one sets the
+    /// cost.
     pub(super) fn would_cycle(&self, to: Offset, from: &BlobRecord) -> Result<bool> {
         if to == from.id {
             return Ok(true);
@@ -74,8 +75,8 @@ impl Search {
         Search { side, goal, seen, todo: vec![start], owner: none, previous: none, next: none, left: 0 }
     }
 
-    /// One link further: `true` at the goal, `false` when there is nothing left. Every blob is walked once, and a list no
-    /// further than its count, so the search ends whatever the records say.
+    /// One link further: `true` at the goal, `false` when there is nothing left. Every blob is walked once, and a list
+    /// no further than its count, so the search ends whatever the records say.
     fn step<R: Records>(&mut self, changes: &Changes<'_, R>) -> Result<Option<bool>> {
         let side = self.side;
         if self.next == Offset::NONE {

@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::format::Offset;
 use crate::record::{BlobRecord, LinkRecord};
 
-/// Which of its lists. A list belongs to a blob, its owner; each link in it is named by the id of the blob at its other end.
+/// Which of its lists. A list belongs to a blob, its owner; each link in it is named by the id of the blob at its other
+/// end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     /// What the owner links to.

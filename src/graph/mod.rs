@@ -1,10 +1,12 @@
 //! The rules of references and links: from an operation and the current records to the records afterwards.
 //!
-//! Nothing here reads a file, takes a lock or knows of commits; what [`Changes::finish`] returns is stored by dumber code.
+//! Nothing here reads a file, takes a lock or knows of commits; what [`Changes::finish`] returns is stored by dumber
+//! code.
 //!
-//! A blob has references; each belongs to a caller or to one inbound link (`held`), so `references - held` belong to callers.
-//! A link is a record of its own and stands in two doubly linked lists, that of what `from` links to and that of what links
-//! to `to`. The neighbours in a list are named by the ids of the blobs at their other ends. New links go to the head of both.
+//! A blob has references; each belongs to a caller or to one inbound link (`held`), so `references - held` belong to
+//! callers. A link is a record of its own and stands in two doubly linked lists, that of what `from` links to and that
+//! of what links to `to`. The neighbours in a list are named by the ids of the blobs at their other ends. New links go
+//! to the head of both.
 //!
 //! | operation | references | held | refused with, in this order |
 //! |---|---|---|---|
@@ -14,14 +16,14 @@
 //! | link, linked already | -1 | | `NotFound` (to, then from), `NoSpareReference` |
 //! | unlink | -1 | -1 | `NotFound` (to, then from), `NotLinked` |
 //!
-//! (The counts are those of `to` where there are two blobs.) A blob without references is removed, and so is every link out
-//! of it, as by unlink.
+//! (The counts are those of `to` where there are two blobs.) A blob without references is removed, and so is every link
+//! out of it, as by unlink.
 //!
-//! An operation that is refused changes nothing. After any other error (damage, a failed read) the changes may be half made:
-//! the whole batch has to be thrown away.
+//! An operation that is refused changes nothing. After any other error (damage, a failed read) the changes may be half
+//! made: the whole batch has to be thrown away.
 //!
-//! What comes from [`Records`] may be damaged (rule R15): counts and neighbours that contradict one another are an error,
-//! and no walk over a list is longer than the count that belongs to it.
+//! What comes from [`Records`] may be damaged (rule R15): counts and neighbours that contradict one another are an
+//! error, and no walk over a list is longer than the count that belongs to it.
 
 mod cascade;
 mod cycle;
@@ -42,14 +44,14 @@ use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::{Counters, Offset};
-use crate::record::{BlobRecord, LinkRecord};
+use crate::format::Offset;
+use crate::record::{BlobRecord, CountersNow, LinkRecord};
 use lists::Side;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
-/// Where current records come from: the index plus what is on its way into it. The calls fail when what they read is damaged
-/// or can't be read.
+/// Where current records come from: the index plus what is on its way into it. The calls fail when what they read is
+/// damaged or can't be read.
 pub trait Records {
     /// The record of the blob with this digest.
     fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>>;
@@ -61,49 +63,6 @@ pub trait Records {
     fn link_tag(&self, from: Offset, to: Offset) -> u64;
     /// The error that says that the record of the blob at `at`, or one that it leads to, is damaged.
     fn damaged(&self, at: Offset, what: &str) -> Error;
-}
-
-/// What a pack holds; [`Counters`] as plain numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CountersNow {
-    /// Blobs stored.
-    pub blobs: u64,
-    /// Links between them.
-    pub links: u64,
-    /// Names.
-    pub names: u64,
-    /// Payload bytes of all blobs.
-    pub live_bytes: u64,
-    /// Bytes of the file that removed blobs take.
-    pub dead_bytes: u64,
-    /// Commit groups so far.
-    pub commits: u64,
-}
-
-impl From<Counters> for CountersNow {
-    fn from(stored: Counters) -> CountersNow {
-        CountersNow {
-            blobs: stored.blobs.get(),
-            links: stored.links.get(),
-            names: stored.names.get(),
-            live_bytes: stored.live_bytes.get(),
-            dead_bytes: stored.dead_bytes.get(),
-            commits: stored.commits.get(),
-        }
-    }
-}
-
-impl From<CountersNow> for Counters {
-    fn from(now: CountersNow) -> Counters {
-        Counters {
-            blobs: now.blobs.into(),
-            links: now.links.into(),
-            names: now.names.into(),
-            live_bytes: now.live_bytes.into(),
-            dead_bytes: now.dead_bytes.into(),
-            commits: now.commits.into(),
-        }
-    }
 }
 
 /// A record that the batch has touched.
@@ -133,8 +92,8 @@ pub struct Changes<'r, R: Records> {
     /// The digests of `blobs`.
     digests: Vec<Digest>,
     links: Vec<Touched<LinkRecord>>,
-    /// Positions in `blobs`, by the digests' first words. (A map of whole digests is five times as large, and the time that
-    /// a large batch takes here is that of touching new memory.)
+    /// Positions in `blobs`, by the digests' first words. (A map of whole digests is five times as large, and the time
+    /// that a large batch takes here is that of touching new memory.)
     by_word: Map<u64, usize>,
     /// From a position in `blobs` to the one before with the same first word: another digest, or the same that died.
     shadowed: Map<usize, usize>,
@@ -182,8 +141,8 @@ impl<'r, R: Records> Changes<'r, R> {
         }
     }
 
-    /// Adds a blob with one reference, whose frame will stand at `id`: `true`. If the digest is there already, it has one more
-    /// reference, and the frame is not needed: `false`.
+    /// Adds a blob with one reference, whose frame will stand at `id`: `true`. If the digest is there already, it has
+    /// one more reference, and the frame is not needed: `false`.
     ///
     /// # Errors
     /// [`Error::TooManyReferences`], and those of [`Records`].
@@ -230,8 +189,8 @@ impl<'r, R: Records> Changes<'r, R> {
         if blob.references == 0 { self.remove(at) } else { Ok(Removed::default()) }
     }
 
-    /// Moves a reference that the caller holds on `to` into `from`, which links to it from then on. Where it does so already,
-    /// the caller's reference is dropped; nothing can die of that.
+    /// Moves a reference that the caller holds on `to` into `from`, which links to it from then on. Where it does so
+    /// already, the caller's reference is dropped; nothing can die of that.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NoSpareReference`], [`Error::WouldCycle`], and those of [`Records`].

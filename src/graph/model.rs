@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::Changes;
 use super::lists::Side;
 use super::tests::{Memory, digest, length, put};
-use super::{Changes, CountersNow};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{LARGE_BYTES, PAGE_BYTES, frame_bytes};
+use crate::record::CountersNow;
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -147,7 +148,7 @@ fn run(changes: &mut Changes<'_, Memory>, next: &mut u64, operation: Operation) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 3000 }))]
 
     #[test]
     fn random_batches_do_what_a_plain_model_does(

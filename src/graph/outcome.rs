@@ -1,18 +1,21 @@
 //! The end of a batch: its changes as images, in an order that readers may see them come in.
 
-use super::{Changes, CountersNow, Records, Removal};
+use super::{Changes, Records, Removal};
 use crate::digest::Digest;
 use crate::format::Offset;
+use crate::record::CountersNow;
 use crate::record::{Image, Record};
 
 /// What a batch comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The last state of every record that changed, each record once, in the order in which readers may see them come in:
-    /// new blobs (after the new blobs that they link to), new links, changed records, and at last what is gone, parents first.
+    /// The last state of every record that changed, each record once, in the order in which readers may see them come
+    /// in: new blobs (after the new blobs that they link to), new links, changed records, and at last what is gone,
+    /// parents first.
     ///
-    /// A digest that died and came back has two ids: the new blob is among the first images, the old one's removal among the
-    /// last. The image of a removed blob has no references and empty lists, that of a removed link is as the link was.
+    /// A digest that died and came back has two ids: the new blob is among the first images, the old one's removal
+    /// among the last. The image of a removed blob has no references and empty lists, that of a removed link is as the
+    /// link was.
     pub images: Vec<Image>,
     /// The digests of the blobs among the images, in the same order.
     pub digests: Vec<Digest>,

@@ -1,18 +1,18 @@
 //! The index: the newest image of every record, in an extendible hash table inside the pack (see [`crate::format`]).
 //!
-//! [`probe`] reads it without locks, beside a writer in this or another process. [`table`] is that writer. [`tag`] is the
-//! keyed hash of both.
+//! [`probe`] reads it without locks, beside a writer in this or another process. [`table`] is that writer. [`tag`] is
+//! the keyed hash of both.
 //!
 //! # The protocol between them (rules R4 and R13)
 //!
-//! * A reader loads the live word, the directory's entry, then the slots, each with acquire ordering; the writer makes each
-//!   store with release ordering, so a reader that saw a store sees all that were made before it.
+//! * A reader loads the live word, the directory's entry, then the slots, each with acquire ordering; the writer makes
+//!   each store with release ordering, so a reader that saw a store sees all that were made before it.
 //! * Within one life of a segment no record moves. A new record's tag is stored last.
-//! * A segment or directory that a checkpoint froze is never stored into again. Its first change copies it into a free region,
-//!   and the entry (or the live word) is swung to the copy.
-//! * A region is used again only after its generation was counted up; the directory's entries carry the generation. The live
-//!   word carries a count of switches. So a reader that finds nothing compares both with what it read before: if neither moved,
-//!   all that it read belonged to one life, and nothing was there.
+//! * A segment or directory that a checkpoint froze is never stored into again. Its first change copies it into a free
+//!   region, and the entry (or the live word) is swung to the copy.
+//! * A region is used again only after its generation was counted up; the directory's entries carry the generation. The
+//!   live word carries a count of switches. So a reader that finds nothing compares both with what it read before: if
+//!   neither moved, all that it read belonged to one life, and nothing was there.
 
 pub mod probe;
 pub mod table;

@@ -79,17 +79,18 @@ struct Segment<'v> {
 }
 
 impl<M: Medium> View<M> {
-    /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header, which
-    /// must agree (rule R11).
+    /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header,
+    /// which must agree (rule R11).
     pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
         self.search(self.tagger().of_blob(digest), |slot, _| self.check_blob(digest, slot))
     }
 
     /// The payload of a blob with a SHA-256 in one of the first two slots: nine hits out of ten. `None` says nothing.
     ///
-    /// Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are fast
-    /// where the next begins while this one waits, for which few instructions may lie between: so there is one bounds check for
-    /// each line, all misfortunes have the same end, and the unpredictable choice between the slots is not a branch.
+    /// Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups
+    /// are fast where the next begins while this one waits, for which few instructions may lie between: so there is one
+    /// bounds check for each line, all misfortunes have the same end, and the unpredictable choice between the slots is
+    /// not a branch.
     #[inline]
     pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
         let words = self.file_words()?;
@@ -204,8 +205,8 @@ impl<M: Medium> View<M> {
         }
     }
 
-    /// The entry of the directory for a tag, and the words of the segment that it names; `None` where a word makes no sense,
-    /// which a change under way or damage can cause.
+    /// The entry of the directory for a tag, and the words of the segment that it names; `None` where a word makes no
+    /// sense, which a change under way or damage can cause.
     #[inline]
     fn segment(&self, tag: u64) -> Answer<Option<Segment<'_>>> {
         let live = self.live_raw();

@@ -1,5 +1,5 @@
-//! Changing the index: one image after another goes into its slot; segments are copied, split and rewritten, the directory
-//! doubles. The same code serves a commit, a replay and a rebuild.
+//! Changing the index: one image after another goes into its slot; segments are copied, split and rewritten, the
+//! directory doubles. The same code serves a commit, a replay and a rebuild.
 //!
 //! Nothing here decides anything: an image is the whole truth about its record. Nothing here waits for the disk either:
 //! the stores become durable with the next checkpoint, and until then the log can repeat them.
@@ -65,7 +65,8 @@ struct Part {
 }
 
 impl Table {
-    /// The writer's side of an index that lies in the file, all of it frozen by the checkpoint `frozen`. `born` is random.
+    /// The writer's side of an index that lies in the file, all of it frozen by the checkpoint `frozen`. `born` is
+    /// random.
     pub fn new(slots: u32, live: LiveWord, frozen: u64, born: u64) -> Table {
         Table {
             slots,
@@ -257,8 +258,8 @@ impl Table {
         self.replace(view, space, entry, &parts)
     }
 
-    /// Puts records into slots. Where they don't fit (too many near one home), they are split, again and again if need be.
-    /// `None` where even the deepest directory could not tell them apart.
+    /// Puts records into slots. Where they don't fit (too many near one home), they are split, again and again if need
+    /// be. `None` where even the deepest directory could not tell them apart.
     fn place(&self, records: Vec<Words>, prefix: u64, depth: u32) -> Option<Vec<Part>> {
         let mut parts = Vec::new();
         let mut work = vec![(prefix, depth, records)];
@@ -328,7 +329,8 @@ impl Table {
         .sealed();
         let mut head = [0; 64];
         head.copy_from_slice(header.as_bytes());
-        // The generation goes first: a reader that is still in the region's former life sees it move before anything else.
+        // The generation goes first: a reader that is still in the region's former life sees it move before anything
+        // else.
         self.store(medium, region.offset, &[generation])?;
         let mut words = Vec::with_capacity(8 * (part.slots.len() + 1));
         words.extend_from_slice(&words_of(&head));

@@ -1,9 +1,9 @@
 //! The keyed hash that gives each record its tag, and with it its place in the index and in listings.
 //!
-//! Content, and so digests, are chosen by strangers: with an unkeyed hash they could fill one bucket (rule R16). The hash
-//! is vector multiply-shift (M. Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.5): with 128-bit
-//! coefficients `a` and 32-bit digits `x`, the top 64 bits of `a[0] + Σ a[i]·x[i]` are strongly universal. The digits are the
-//! first 16 bytes of a digest, or the two ids of a link, and one more for the kind of record.
+//! Content, and so digests, are chosen by strangers: with an unkeyed hash they could fill one bucket (rule R16). The
+//! hash is vector multiply-shift (M. Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.5): with
+//! 128-bit coefficients `a` and 32-bit digits `x`, the top 64 bits of `a[0] + Σ a[i]·x[i]` are strongly universal. The
+//! digits are the first 16 bytes of a digest, or the two ids of a link, and one more for the kind of record.
 
 use byteorder::{ByteOrder, LittleEndian};
 

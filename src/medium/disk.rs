@@ -1,7 +1,7 @@
 //! The medium that packs really live on: files of the system.
 //!
-//! `sys` holds the calls that only Linux has, with a plainer way for the other Unixes; `lock` the writer's lock; `directory` all
-//! that is done with names. Nothing here decides anything about packs.
+//! `sys` holds the calls that only Linux has, with a plainer way for the other Unixes; `lock` the writer's lock;
+//! `directory` all that is done with names. Nothing here decides anything about packs.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -24,14 +24,16 @@ mod directory;
 mod lock;
 mod sys;
 
-/// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is used.
+/// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is
+/// used.
 const MAP_BYTES_MIN: u64 = 1 << 30;
 /// How long a lookup that met a changing index sleeps before it tries again.
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// An open file on the disk.
 pub struct Disk {
-    /// Absolute, and without symbolic links when it was resolved: neither `chdir` nor a later link changes what it means.
+    /// Absolute, and without symbolic links when it was resolved: neither `chdir` nor a later link changes what it
+    /// means.
     path: PathBuf,
     file: File,
     write: bool,
@@ -70,8 +72,9 @@ impl Disk {
         }
     }
 
-    /// Makes a new, empty, locked file without a published name in the directory of `path`. [`publish`](Medium::publish) gives it that
-    /// name; dropped before, it vanishes. Its permissions are `mode` without the bits of the process's umask.
+    /// Makes a new, empty, locked file without a published name in the directory of `path`.
+    /// [`publish`](Medium::publish) gives it that name; dropped before, it vanishes. Its permissions are `mode` without
+    /// the bits of the process's umask.
     pub fn create(path: &Path, mode: u32) -> io::Result<Disk> {
         let path = directory::resolve(path)?;
         // Its owner must be able to open it again, for the lock; the bits that were not asked for go after that.
@@ -177,7 +180,8 @@ impl Medium for Disk {
                 if end.0 > before { self.file.set_len(end.0) } else { Ok(()) }
             }
             Err(error) => {
-                // What was found of the room is given back, as far as nothing can stand there yet. The file keeps its length.
+                // What was found of the room is given back, as far as nothing can stand there yet. The file keeps its
+                // length.
                 let fresh = offset.0.max(before);
                 if is_full(&error) && fresh < end.0 {
                     let _ = sys::punch(&self.file, fresh, end.0 - fresh);
@@ -199,8 +203,9 @@ impl Medium for Disk {
     }
 
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()> {
-        // A map shares the page cache with the file, so its sync covers what `pwrite` wrote too. Elsewhere `msync` promises less than
-        // a sync of the file does, and Linux syncs nothing through a map of what is open for reading only.
+        // A map shares the page cache with the file, so its sync covers what `pwrite` wrote too. Elsewhere `msync`
+        // promises less than a sync of the file does, and Linux syncs nothing through a map of what is open for reading
+        // only.
         let by_map = cfg!(target_os = "linux") && self.write;
         let map = self.map.load();
         match &*map {

@@ -1,12 +1,13 @@
 //! The one door to the disk (rule R19).
 //!
-//! Every read-write call on a pack and every store into its mapped index goes through a [`Medium`]. [`Disk`] makes the system
-//! calls and costs nothing over them; [`Sim`] keeps files in memory and records each step, so that a test can build the
-//! states that a crash could leave.
+//! Every read-write call on a pack and every store into its mapped index goes through a [`Medium`]. [`Disk`] makes the
+//! system calls and costs nothing over them; [`Sim`] keeps files in memory and records each step, so that a test can
+//! build the states that a crash could leave.
 //!
 //! What is assumed of the system: a sync that returned means that the bytes of its range (and the file length and block
-//! mapping that are needed to read them) survive a power cut; a sector of 512 bytes that was synced before and is overwritten
-//! holds either its old or its new bytes afterwards; a rename is atomic, and durable once the directory was synced.
+//! mapping that are needed to read them) survive a power cut; a sector of 512 bytes that was synced before and is
+//! overwritten holds either its old or its new bytes afterwards; a rename is atomic, and durable once the directory was
+//! synced.
 
 use std::fs::File;
 use std::io;
@@ -57,16 +58,17 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// Reads exactly `buffer.len()` bytes; the end of the file inside is an `UnexpectedEof`.
     fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `pieces`, one after another, from `offset` on. With `durable` they are synced when the call returns.
+    /// Writes all of `pieces`, one after another, from `offset` on. With `durable` they are synced when the call
+    /// returns.
     fn write_at(&self, offset: Offset, pieces: &[&[u8]], durable: bool) -> io::Result<()>;
 
-    /// Makes sure that `length` bytes from `offset` have their place on the disk and read as what was written there, or as
-    /// zeros; the file grows as needed and never shrinks. A full disk is an error (see [`is_full`]); no contents changed then, though
-    /// the file may be longer than before.
+    /// Makes sure that `length` bytes from `offset` have their place on the disk and read as what was written there, or
+    /// as zeros; the file grows as needed and never shrinks. A full disk is an error (see [`is_full`]); no contents
+    /// changed then, though the file may be longer than before.
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()>;
 
-    /// Gives the blocks of a range back, where the file system can: it reads as zeros afterwards, else as before. The file's length
-    /// stays.
+    /// Gives the blocks of a range back, where the file system can: it reads as zeros afterwards, else as before. The
+    /// file's length stays.
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()>;
 
     /// Makes a range durable, whether it was written by [`write_at`](Medium::write_at) or [`store`](Medium::store).
@@ -78,34 +80,34 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// Makes the whole file durable.
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Stores words into the shared index: all but the first (in ascending order), then the first. A concurrent reader that
-    /// loads a word with acquire ordering sees all stores of earlier calls and, of this one, those before that word.
-    /// `offset` is a multiple of 8.
+    /// Stores words into the shared index: all but the first (in ascending order), then the first. A concurrent reader
+    /// that loads a word with acquire ordering sees all stores of earlier calls and, of this one, those before that
+    /// word. `offset` is a multiple of 8.
     ///
-    /// The range was [allocated](Medium::allocate) (and not punched since): a store into a hole is `SIGBUS` when the disk is full (R8).
-    /// Where preallocation is no guarantee (anything but ext2/3/4 and tmpfs) the words go by `pwrite`: then the order holds for the
-    /// first word only, and a load of another may be torn.
+    /// The range was [allocated](Medium::allocate) (and not punched since): a store into a hole is `SIGBUS` when the
+    /// disk is full (R8). Where preallocation is no guarantee (anything but ext2/3/4 and tmpfs) the words go by
+    /// `pwrite`: then the order holds for the first word only, and a load of another may be torn.
     fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()>;
 
     /// A map of the file that reaches at least to `length` and as far beyond as is cheap; sees all later changes.
     fn map(&self, length: u64) -> io::Result<Arc<Map>>;
 
-    /// Which machine (by boot), device and inode this file is on: `[boot, boot, device, inode]`. Zeros for the boot mean
-    /// that it is not known.
+    /// Which machine (by boot), device and inode this file is on: `[boot, boot, device, inode]`. Zeros for the boot
+    /// mean that it is not known.
     fn host(&self) -> io::Result<[u64; 4]>;
 
     /// How many names the file has.
     fn links(&self) -> io::Result<u64>;
 
-    /// What the path leads to. After locking, a writer goes on only with [`AtPath::Same`]; a reader stays with what it has unless it
-    /// is [`AtPath::Other`].
+    /// What the path leads to. After locking, a writer goes on only with [`AtPath::Same`]; a reader stays with what it
+    /// has unless it is [`AtPath::Other`].
     fn at_path(&self) -> io::Result<AtPath>;
 
     /// Bytes that the file takes up on the disk.
     fn blocks(&self) -> io::Result<u64>;
 
-    /// The first position at or after `offset` that may hold anything but zeros; `None` if there is none before the end of the
-    /// file. A hint for skipping holes: it may be too early, never too late.
+    /// The first position at or after `offset` that may hold anything but zeros; `None` if there is none before the end
+    /// of the file. A hint for skipping holes: it may be too early, never too late.
     fn data_after(&self, offset: Offset) -> io::Result<Option<Offset>>;
 
     /// The file itself, where there is one: for copies inside the kernel. It is not to be locked.
@@ -116,22 +118,25 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// Opens what is at the path now: for readers that follow a compaction. `write` says whether for writing.
     fn reopen(&self, write: bool) -> io::Result<Self>;
 
-    /// Makes a new, empty, locked file without a published name, with `self`'s mode (and owner, where that is allowed), in the
-    /// directory of `path`, or of `self`'s own path where that is `None`. It will be published under that path.
+    /// Makes a new, empty, locked file without a published name, with `self`'s mode (and owner, where that is allowed),
+    /// in the directory of `path`, or of `self`'s own path where that is `None`. It will be published under that path.
     fn create_beside(&self, path: Option<&Path>) -> io::Result<Self>;
 
-    /// Gives a file from [`create_beside`](Medium::create_beside) its name and syncs the directory; the caller has synced the file.
-    /// With `replace` it takes the place of what has that name, atomically; without, `AlreadyExists` says that there is something.
+    /// Gives a file from [`create_beside`](Medium::create_beside) its name and syncs the directory; the caller has
+    /// synced the file. With `replace` it takes the place of what has that name, atomically; without, `AlreadyExists`
+    /// says that there is something.
     fn publish(&self, replace: bool) -> io::Result<()>;
 
     /// Makes the names in the file's directory durable.
     fn sync_directory(&self) -> io::Result<()>;
 
-    /// Removes what creations and compactions of this path that were cut off have left in its directory. Errors do not matter.
+    /// Removes what creations and compactions of this path that were cut off have left in its directory. Errors do not
+    /// matter.
     fn remove_leftovers(&self);
 
-    /// Tries to take the writer's lock, which stays until `self` is dropped; `false` where another handle has it. A writer tries again for
-    /// some milliseconds: [`is_locked`](Medium::is_locked) elsewhere may be in the way for a moment.
+    /// Tries to take the writer's lock, which stays until `self` is dropped; `false` where another handle has it. A
+    /// writer tries again for some milliseconds: [`is_locked`](Medium::is_locked) elsewhere may be in the way for a
+    /// moment.
     fn try_lock(&self) -> io::Result<bool>;
 
     /// Lets go of the lock while the file stays in use for reading: blobs outlive their store.

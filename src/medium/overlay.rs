@@ -1,5 +1,5 @@
-//! A medium whose new regions are memory: a reader without a writer recovers on it (rule R14). What lies before `start` is
-//! read from the medium below and never written.
+//! A medium whose new regions are memory: a reader without a writer recovers on it (rule R14). What lies before `start`
+//! is read from the medium below and never written.
 
 use std::io;
 use std::path::Path;

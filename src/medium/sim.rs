@@ -1,9 +1,9 @@
 //! A medium in memory, for tests: it records each step, fails on demand, and replays what it recorded.
 //!
 //! A [`Step`] carries all that it changed, so that the state after any number of steps can be built again: by
-//! [`SimDirectory::replay`] as if each step had reached the disk at once, or, by a test of its own, as a power cut may leave it
-//! (see the module's assumptions): sectors of 512 bytes that were not synced old or new each by itself, stored words in any version,
-//! lengths and names apart from the bytes. Calls and replays change a directory by the same code.
+//! [`SimDirectory::replay`] as if each step had reached the disk at once, or, by a test of its own, as a power cut may
+//! leave it (see the module's assumptions): sectors of 512 bytes that were not synced old or new each by itself, stored
+//! words in any version, lengths and names apart from the bytes. Calls and replays change a directory by the same code.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -44,7 +44,8 @@ struct State {
 }
 
 impl SimDirectory {
-    /// An empty directory, whose files can each become `file_bytes_max` long. Nothing else limits it, nothing is recorded.
+    /// An empty directory, whose files can each become `file_bytes_max` long. Nothing else limits it, nothing is
+    /// recorded.
     #[must_use]
     pub fn new(file_bytes_max: u64) -> SimDirectory {
         SimDirectory(Arc::new(Mutex::new(State {
@@ -58,8 +59,8 @@ impl SimDirectory {
         })))
     }
 
-    /// What is there after the first `upto` of `steps` when all of them reached the disk. It is another boot, nothing is locked,
-    /// and files without a name are gone. `steps` begin where a recording began.
+    /// What is there after the first `upto` of `steps` when all of them reached the disk. It is another boot, nothing
+    /// is locked, and files without a name are gone. `steps` begin where a recording began.
     ///
     /// # Panics
     ///
@@ -101,7 +102,8 @@ impl SimDirectory {
         self.state().log.as_ref().map_or(0, Vec::len)
     }
 
-    /// Lets one call fail, the one after the next `n` that change or sync something (a publish counts twice). Others go on as before.
+    /// Lets one call fail, the one after the next `n` that change or sync something (a publish counts twice). Others go
+    /// on as before.
     pub fn fail_step(&self, n: u64, fault: Fault) {
         self.state().fault = Some((n, fault));
     }

@@ -8,13 +8,14 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::LARGE_BYTES;
 use crate::medium::{Disk, Medium};
-use crate::store::{Descriptor, Pack, Removed, Shared};
+use crate::pack::{Descriptor, Pack, Shared};
+use crate::store::Removed;
 use crate::writer::{BlobWriter, Staged, StagedGuard};
 
 /// Operations that happen together or not at all.
 ///
-/// Later operations see what earlier ones did. Dropping it without [`commit`](Batch::commit) does nothing. Small blobs wait in
-/// memory, blobs of 64 KiB and more in the pack.
+/// Later operations see what earlier ones did. Dropping it without [`commit`](Batch::commit) does nothing. Small blobs
+/// wait in memory, blobs of 64 KiB and more in the pack.
 ///
 /// ```
 /// use blobpack::Store;
@@ -31,7 +32,6 @@ pub struct Batch<M: Medium = Disk> {
     pack: Arc<Pack<M>>,
     operations: Operations,
     staged: Vec<StagedGuard<M>>,
-    /// Keeps the pack locked. Dropped last: giving space back is the business of the process that writes.
     shared: Arc<Shared<M>>,
 }
 
@@ -78,7 +78,8 @@ impl<M: Medium> Batch<M> {
     /// # Errors
     /// [`Error::ForeignHandle`] for one of another store.
     pub fn add(&mut self, staged: Staged<M>) -> Result<Digest> {
-        // The staged blob itself holds off a compaction, so the store's pack is the one it was written to, or never was.
+        // The staged blob itself holds off a compaction, so the store's pack is the one it was written to, or never
+        // was.
         if !staged.is_of(&self.shared.pack()) {
             return Err(Error::ForeignHandle { what: "the staged blob" });
         }
@@ -127,8 +128,8 @@ impl<M: Medium> Batch<M> {
     /// Does all operations, or none. Returns what each came to, in their order.
     ///
     /// # Errors
-    /// [`Error::Batch`] names the first operation that can't be done (a batch of one: its error as it is); nothing happened then.
-    /// Errors of the disk as for [`Store::put`](crate::Store::put).
+    /// [`Error::Batch`] names the first operation that can't be done (a batch of one: its error as it is); nothing
+    /// happened then. Errors of the disk as for [`Store::put`](crate::Store::put).
     pub fn commit(self) -> Result<Vec<Outcome<M>>> {
         let (pack, done) = self.shared.commit(self.operations)?;
         drop(self.staged);

@@ -1,23 +1,24 @@
 //! The store: what a user holds. Everything here delegates.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-
-use arc_swap::ArcSwap;
+use std::sync::Arc;
 
 use crate::batch::Operations;
 use crate::blob::Blob;
-use crate::commit::{Done, Writer};
+use crate::commit::Done;
+use crate::compact::{self, CompactOptions, Compacted, Progress};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::LARGE_BYTES;
 use crate::graph;
 use crate::list::{Descriptors, Links, List};
 use crate::medium::{Disk, Medium};
+use crate::pack::{Shared, described};
 use crate::reader::Reader;
 use crate::record::BlobRecord;
 use crate::recovery::Recovery;
 use crate::source::Source;
+use crate::verify::{self, Verified};
 use crate::writer::{BlobWriter, Staged};
 
 mod batch;
@@ -30,137 +31,7 @@ pub use options::How;
 pub use options::OpenOptions;
 pub use stats::Stats;
 
-/// One open pack file.
-pub struct Pack<M: Medium> {
-    source: Arc<Source<M>>,
-    writer: Option<Writer<M>>,
-    recovery: Recovery,
-}
-
-impl<M: Medium> Drop for Pack<M> {
-    /// Blobs that are still held keep the file, but not the lock. Writers and staged blobs, which may yet give space back, keep
-    /// the pack and with it the lock.
-    fn drop(&mut self) {
-        if let Some(writer) = &self.writer {
-            writer.medium().unlock();
-        }
-    }
-}
-
-impl<M: Medium> Pack<M> {
-    /// The writing half.
-    pub(crate) fn writer(&self) -> Result<&Writer<M>> {
-        self.writer.as_ref().ok_or_else(|| Error::ReadOnly { path: self.source.medium().path().into() })
-    }
-
-    pub(crate) fn source(&self) -> &Arc<Source<M>> {
-        &self.source
-    }
-
-    pub(crate) fn marker(&self) -> u64 {
-        self.source.identity().marker.get()
-    }
-}
-
-/// What all handles of a store share.
-pub struct Shared<M: Medium> {
-    pack: ArcSwap<Pack<M>>,
-    options: OpenOptions,
-    /// Views of files before a compaction that readers may still hold: for statistics.
-    old: Mutex<Vec<std::sync::Weak<crate::view::View<M>>>>,
-    /// Of a temporary store; removed with it.
-    _directory: Option<tempdir::TemporaryDirectory>,
-}
-
-impl<M: Medium> Shared<M> {
-    pub(crate) fn pack(&self) -> Arc<Pack<M>> {
-        self.pack.load_full()
-    }
-
-    pub(crate) fn source(&self) -> Arc<Source<M>> {
-        self.pack.load().source.clone()
-    }
-
-    pub(crate) fn options(&self) -> &OpenOptions {
-        &self.options
-    }
-
-    /// Puts a compacted pack in place.
-    pub(crate) fn replace(&self, pack: Pack<M>) {
-        let old = self.pack.swap(Arc::new(pack));
-        old.source.medium().unlock();
-        let mut views = old.source.held_views();
-        views.push(old.source.view());
-        drop(old);
-        let mut held = self.old.lock().expect("nothing panics under this lock");
-        held.retain(|view| view.strong_count() > 0);
-        held.extend(views.iter().map(Arc::downgrade));
-    }
-
-    /// Commits to the pack that is current, going along with a compaction in between.
-    pub(crate) fn commit(&self, mut operations: Operations) -> Result<(Arc<Pack<M>>, Vec<Done>)> {
-        loop {
-            let pack = self.pack();
-            match pack.writer()?.commit(operations)? {
-                Ok(done) => return Ok((pack, done)),
-                // A compaction took this pack's place between the two lines, or does in a moment.
-                Err(back) => operations = back,
-            }
-            std::thread::yield_now();
-        }
-    }
-
-    /// Commits one operation.
-    fn commit_one(&self, operation: crate::batch::Operation) -> Result<(Arc<Pack<M>>, Done)> {
-        let (pack, done) = self.commit(Operations { list: vec![operation], arena: Vec::new() })?;
-        Ok((pack, done.into_iter().next().expect("one operation has one result")))
-    }
-
-    pub(crate) fn commit_staged(&self, staged: Staged<M>) -> Result<Descriptor> {
-        let mut operations = Operations::default();
-        let guard = staged.add_to(&mut operations)?;
-        let (_, done) = self.commit(operations)?;
-        drop(guard);
-        described(done)
-    }
-}
-
-fn described(done: Vec<Done>) -> Result<Descriptor> {
-    match done.into_iter().next() {
-        Some(Done::Blob(digest, blob)) => Ok(Descriptor::new(digest, &blob)),
-        _ => unreachable!("storing a blob, or a reference on it, describes it"),
-    }
-}
-
-impl<M: Medium> Drop for Shared<M> {
-    /// Checkpoints, so that the next open has nothing to replay. Nothing is lost if it can't.
-    fn drop(&mut self) {
-        if let Some(writer) = &self.pack.load().writer {
-            let _ = writer.checkpoint();
-        }
-    }
-}
-
-/// What a store knows of a blob, as of the moment it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Descriptor {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its references: those that callers hold, and one for each blob that links to it.
-    pub ref_count: u64,
-    /// How many blobs it links to.
-    pub link_count: u64,
-}
-
-impl Descriptor {
-    pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
-        Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
-    }
-}
+pub use crate::pack::Descriptor;
 
 /// What giving up a reference removed.
 pub struct Removed<M: Medium = Disk> {
@@ -245,8 +116,8 @@ impl Store {
     /// rewrites committed bytes. Who can't promise it reads with [`Blob::read_at`].
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes to it; [`Error::NotAPack`], [`Error::Damaged`] and others for what
-    /// is no sound pack.
+    /// [`Error::Locked`] where another process writes to it; [`Error::NotAPack`], [`Error::Damaged`] and others for
+    /// what is no sound pack.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         OpenOptions::new().open(path)
     }
@@ -284,9 +155,10 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// Those of [`checkpoint`](Store::checkpoint). Nothing that was acknowledged is lost then.
     pub fn close(self) -> Result<()> {
-        match &self.shared.pack().writer {
-            Some(writer) => writer.checkpoint(),
-            None => Ok(()),
+        match self.shared.pack().writer() {
+            Ok(writer) => writer.checkpoint(),
+            // Open for reading only: there is nothing to make durable.
+            Err(_) => Ok(()),
         }
     }
 
@@ -421,7 +293,7 @@ impl<M: Medium> Store<M> {
         let pack = self.shared.pack();
         pack.writer()?.check()?;
         let mut operations = Operations::default();
-        operations.put(pack.source.tagger(), algorithm, bytes)?;
+        operations.put(pack.source().tagger(), algorithm, bytes)?;
         described(self.shared.commit(operations)?.1)
     }
 
@@ -451,7 +323,8 @@ impl<M: Medium> Store<M> {
         described(vec![done])
     }
 
-    /// Drops a reference that the caller holds. At zero the blob is removed, and what it links to loses a reference in turn.
+    /// Drops a reference that the caller holds. At zero the blob is removed, and what it links to loses a reference in
+    /// turn.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all that there are.
@@ -462,13 +335,13 @@ impl<M: Medium> Store<M> {
 
     fn give_up(&self, operation: crate::batch::Operation) -> Result<Removed<M>> {
         match self.shared.commit_one(operation)? {
-            (pack, Done::Removed(removed)) => Ok(Removed::new(pack.source.clone(), removed)),
+            (pack, Done::Removed(removed)) => Ok(Removed::new(pack.source().clone(), removed)),
             _ => unreachable!("giving up a reference says what it removed"),
         }
     }
 
-    /// Links: `from` keeps `to` alive from now on. This *moves* a reference on `to` that the caller holds into `from`; where the
-    /// two are linked already the caller's reference is consumed all the same.
+    /// Links: `from` keeps `to` alive from now on. This *moves* a reference on `to` that the caller holds into `from`;
+    /// where the two are linked already the caller's reference is consumed all the same.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all references on `to`; [`Error::WouldCycle`].
@@ -504,32 +377,51 @@ impl<M: Medium> Store<M> {
     /// What opening the pack replayed and dropped.
     #[must_use]
     pub fn recovery(&self) -> Recovery {
-        self.shared.pack().recovery.clone()
+        self.shared.pack().recovery().clone()
+    }
+
+    /// Gives back the space of removed blobs: writes what lives into a new file and puts it in the place of the old
+    /// one. Readers and blobs that are held go on; commits wait. Each payload is checked against its digest.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is
+    /// needed; [`Error::Damaged`] for a payload that does not match its digest. The pack is as it was then.
+    pub fn compact(&self) -> Result<Compacted> {
+        self.compact_with(CompactOptions::new())
+    }
+
+    /// Compacts in a certain way.
+    ///
+    /// # Errors
+    /// As for [`compact`](Store::compact); [`Error::AlreadyExists`] where the output does.
+    pub fn compact_with(&self, options: CompactOptions) -> Result<Compacted> {
+        compact::compact(&self.shared, options)
+    }
+
+    /// Reads and checks everything; see [`Verified`]. Damage is listed, not an error.
+    ///
+    /// # Errors
+    /// Only what keeps it from looking at all.
+    pub fn verify(&self) -> Result<Verified> {
+        self.verify_with(&mut |_| {})
+    }
+
+    /// Verifies, and tells how far it has come.
+    ///
+    /// # Errors
+    /// As for [`verify`](Store::verify).
+    pub fn verify_with(&self, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
+        verify::verify(&self.shared, progress)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<M>> {
         &self.shared
     }
 
-    /// How often segments were copied and split and the directory doubled since the pack was opened: for tests that want to
-    /// see it happen.
+    /// How often segments were copied and split and the directory doubled since the pack was opened: for tests that
+    /// want to see it happen.
     #[doc(hidden)]
     pub fn index_events(&self) -> Result<crate::index::table::Events> {
         Ok(self.shared.pack().writer()?.events())
-    }
-}
-
-pub(crate) mod tempdir {
-    //! A directory that goes away.
-
-    use std::path::PathBuf;
-
-    /// Removed with its contents when it is dropped.
-    pub struct TemporaryDirectory(pub PathBuf);
-
-    impl Drop for TemporaryDirectory {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
     }
 }

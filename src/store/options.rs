@@ -1,16 +1,14 @@
 //! Opening and creating packs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use super::tempdir::TemporaryDirectory;
-use super::{Pack, Shared, Store};
-use crate::commit::{Durability, Settings, Start, Tuning, Writer};
+use super::Store;
+use crate::commit::{Durability, Settings, Start, Tuning};
 use crate::error::{Error, Result};
 use crate::format::{
     CHUNK_ALIGN, Counters, FILE_BYTES_MAX, IDENTITY_AT, Identity, MAGIC, Offset, SPACE_AT, Superblock, VERSION,
@@ -18,14 +16,14 @@ use crate::format::{
 use crate::index::table::Table;
 use crate::log::Tail;
 use crate::medium::{AtPath, Disk, Medium};
+use crate::pack::{Pack, Shared, TemporaryDirectory};
 use crate::recovery::{self, Recovery};
-use crate::source::Source;
 use crate::space::{Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
-/// How long a writer tries to have the lock even without a timeout: readers that look whether there is a writer hold it for a
-/// moment.
+/// How long a writer tries to have the lock even without a timeout: readers that look whether there is a writer hold it
+/// for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 /// How often an open starts over because the file at the path was replaced in between.
 const OPEN_ATTEMPTS: usize = 100;
@@ -195,15 +193,15 @@ impl OpenOptions {
     pub fn open_in<M: Medium>(&self, medium: M, how: How) -> Result<Option<Store<M>>> {
         let medium = Arc::new(medium);
         if self.read_only {
-            let source = Arc::new(Source::of_reader(medium)?);
-            return Ok(Some(self.store(Pack { source, writer: None, recovery: Recovery::default() })));
+            return Ok(Some(self.store(Pack::reading(medium)?)));
         }
         self.lock(medium.as_ref())?;
         match medium.at_path().map_err(|e| Error::io("look at the path", medium.path(), e))? {
             AtPath::Same => {}
             AtPath::Missing | AtPath::Other => return Ok(None),
         }
-        // Who made this file or put it here may have ended before its name was durable: what is committed to it now would go with it.
+        // Who made this file or put it here may have ended before its name was durable: what is committed to it now
+        // would go with it.
         match medium.sync_directory() {
             // A directory that may be searched and not read: nothing can be done, and most likely it is durable by now.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
@@ -215,7 +213,7 @@ impl OpenOptions {
             How::Rebuild => recovery::rebuild(&medium, self.max_bytes, false)?,
         };
         medium.remove_leftovers();
-        Ok(Some(self.store(self.pack(view, start, recovery))))
+        Ok(Some(self.store(Pack::writing(view, start, recovery, self.settings()))))
     }
 
     fn lock<M: Medium>(&self, medium: &M) -> Result<()> {
@@ -244,38 +242,15 @@ impl OpenOptions {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(Error::io("publish", medium.path(), error)),
         }
-        Ok(Some(self.store(self.pack(view, start, Recovery::default()))))
+        Ok(Some(self.store(Pack::writing(view, start, Recovery::default(), self.settings()))))
     }
 
-    /// A pack around the parts of a writer.
-    pub(crate) fn pack<M: Medium>(&self, view: View<M>, start: Start, recovery: Recovery) -> Pack<M> {
-        let settings = Settings { durability: self.durability, tuning: self.tuning, limit: self.max_bytes };
-        let source = Arc::new(Source::of_writer(view, start.superblocks.identity));
-        Pack { writer: Some(Writer::new(source.clone(), start, settings)), source, recovery }
+    fn settings(&self) -> Settings {
+        Settings { durability: self.durability, tuning: self.tuning, limit: self.max_bytes }
     }
 
     fn store<M: Medium>(&self, pack: Pack<M>) -> Store<M> {
-        self.store_with(pack, None)
-    }
-
-    fn store_with<M: Medium>(&self, pack: Pack<M>, directory: Option<TemporaryDirectory>) -> Store<M> {
-        Store {
-            shared: Arc::new(Shared {
-                pack: ArcSwap::from_pointee(pack),
-                options: self.clone(),
-                old: Mutex::new(Vec::new()),
-                _directory: directory,
-            }),
-        }
-    }
-
-    /// The sizes.
-    pub(crate) fn sizes(&self) -> &Tuning {
-        &self.tuning
-    }
-
-    pub(crate) fn limit(&self) -> u64 {
-        self.max_bytes
+        Store { shared: Arc::new(Shared::new(pack, self.settings())) }
     }
 }
 
@@ -378,8 +353,5 @@ pub(super) fn temporary() -> Result<Store> {
     let disk = Disk::create(&path.join("blobs.pack"), options.mode).map_err(|e| Error::io("create", &path, e))?;
     let store = options.create_in(disk)?.ok_or(Error::AlreadyExists { path })?;
     let shared = Arc::into_inner(store.shared).expect("nobody else has the new store yet");
-    let pack = shared.pack.load_full();
-    drop(shared);
-    let pack = Arc::into_inner(pack).expect("nobody else has the new pack yet");
-    Ok(options.store_with(pack, Some(directory)))
+    Ok(Store { shared: Arc::new(shared.with_directory(directory)) })
 }

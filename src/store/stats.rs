@@ -5,8 +5,8 @@ use crate::format::segment_bytes;
 use crate::medium::Medium;
 use crate::store::Store;
 
-/// What a store holds and takes, counted as of one moment. All counters are kept with every commit, none is worked out by
-/// walking the store.
+/// What a store holds and takes, counted as of one moment. All counters are kept with every commit, none is worked out
+/// by walking the store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -78,8 +78,7 @@ impl<M: Medium> Store<M> {
     fn old_maps(&self) -> u64 {
         let source = self.shared().source();
         let mut different = vec![source.view()];
-        let old = self.shared().old.lock().expect("nothing panics under this lock");
-        for view in old.iter().filter_map(std::sync::Weak::upgrade).chain(source.held_views()) {
+        for view in self.shared.held_views().into_iter().chain(source.held_views()) {
             if !different.iter().any(|other| other.shares_map(&view)) {
                 different.push(view);
             }

@@ -1,7 +1,7 @@
 //! The writer's lock: `flock` on a descriptor of its own.
 //!
-//! The descriptor is never mapped, as a map would keep the lock beyond its closing (R14). It is closed, not unlocked: a child that
-//! the process forked shares it, and must not be able to end the parent's lock by dropping its copy.
+//! The descriptor is never mapped, as a map would keep the lock beyond its closing (R14). It is closed, not unlocked: a
+//! child that the process forked shares it, and must not be able to end the parent's lock by dropping its copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -79,8 +79,8 @@ mod linux {
         }
     }
 
-    /// Whether a store into a preallocated range of this file can't meet a full disk. Not so where blocks may be shared or are written
-    /// elsewhere each time (btrfs, xfs with reflinks, overlays), and nobody knows elsewhere.
+    /// Whether a store into a preallocated range of this file can't meet a full disk. Not so where blocks may be shared
+    /// or are written elsewhere each time (btrfs, xfs with reflinks, overlays), and nobody knows elsewhere.
     pub(in super::super) fn preallocation_holds(file: &File) -> bool {
         rustix::fs::fstatfs(file).is_ok_and(|found| matches!(found.f_type as u64, EXT_MAGIC | TMPFS_MAGIC))
     }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
 use crate::map::Map;
 
-/// The bytes of a file, which of its pages have a place on the disk, and its lock. Changes are made one at a time, by whoever has
-/// the directory's mutex; maps read beside them.
+/// The bytes of a file, which of its pages have a place on the disk, and its lock. Changes are made one at a time, by
+/// whoever has the directory's mutex; maps read beside them.
 pub(super) struct SimFile {
     pub(super) number: u64,
     map: Arc<Map>,

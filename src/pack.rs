@@ -1,0 +1,193 @@
+//! An open pack, and what all handles on it share: which pack is current (a compaction replaces it), and the commits to
+//! it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+
+use arc_swap::ArcSwap;
+
+use crate::batch::{Operation, Operations};
+use crate::commit::{Done, Settings, Start, Writer};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::medium::Medium;
+use crate::record::BlobRecord;
+use crate::recovery::Recovery;
+use crate::source::Source;
+use crate::view::View;
+use crate::writer::Staged;
+
+/// One open pack file.
+pub struct Pack<M: Medium> {
+    source: Arc<Source<M>>,
+    writer: Option<Writer<M>>,
+    recovery: Recovery,
+}
+
+impl<M: Medium> Drop for Pack<M> {
+    /// Blobs that are still held keep the file, but not the lock. Writers and staged blobs, which may yet give space
+    /// back, keep the pack and with it the lock.
+    fn drop(&mut self) {
+        if let Some(writer) = &self.writer {
+            writer.medium().unlock();
+        }
+    }
+}
+
+impl<M: Medium> Pack<M> {
+    /// A pack to read, beside whoever writes it.
+    pub(crate) fn reading(medium: Arc<M>) -> Result<Pack<M>> {
+        Ok(Pack { source: Arc::new(Source::of_reader(medium)?), writer: None, recovery: Recovery::default() })
+    }
+
+    /// A pack to write, around what a recovery, a creation or a compaction has left.
+    pub(crate) fn writing(view: View<M>, start: Start, recovery: Recovery, settings: Settings) -> Pack<M> {
+        let source = Arc::new(Source::of_writer(view, start.superblocks.identity));
+        Pack { writer: Some(Writer::new(source.clone(), start, settings)), source, recovery }
+    }
+
+    /// What opening it found.
+    pub(crate) fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The writing half.
+    pub(crate) fn writer(&self) -> Result<&Writer<M>> {
+        self.writer.as_ref().ok_or_else(|| Error::ReadOnly { path: self.source.medium().path().into() })
+    }
+
+    pub(crate) fn source(&self) -> &Arc<Source<M>> {
+        &self.source
+    }
+
+    pub(crate) fn marker(&self) -> u64 {
+        self.source.identity().marker.get()
+    }
+}
+
+/// What all handles of a store share.
+pub struct Shared<M: Medium> {
+    pack: ArcSwap<Pack<M>>,
+    settings: Settings,
+    /// Views of files before a compaction that readers may still hold: for statistics.
+    old: Mutex<Vec<Weak<View<M>>>>,
+    /// Of a temporary store; removed with it.
+    _directory: Option<TemporaryDirectory>,
+}
+
+impl<M: Medium> Shared<M> {
+    pub(crate) fn new(pack: Pack<M>, settings: Settings) -> Shared<M> {
+        Shared { pack: ArcSwap::from_pointee(pack), settings, old: Mutex::new(Vec::new()), _directory: None }
+    }
+
+    /// Gives a new store, which nobody else has yet, a directory to take with it.
+    pub(crate) fn with_directory(mut self, directory: TemporaryDirectory) -> Shared<M> {
+        self._directory = Some(directory);
+        self
+    }
+
+    pub(crate) fn pack(&self) -> Arc<Pack<M>> {
+        self.pack.load_full()
+    }
+
+    pub(crate) fn source(&self) -> Arc<Source<M>> {
+        self.pack.load().source.clone()
+    }
+
+    /// How its writers are set up.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The views of files before a compaction that somebody still holds.
+    pub(crate) fn held_views(&self) -> Vec<Arc<View<M>>> {
+        self.old.lock().map(|old| old.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+    }
+
+    /// Puts a compacted pack in place.
+    pub(crate) fn replace(&self, pack: Pack<M>) {
+        let old = self.pack.swap(Arc::new(pack));
+        old.source.medium().unlock();
+        let mut views = old.source.held_views();
+        views.push(old.source.view());
+        drop(old);
+        let mut held = self.old.lock().expect("nothing panics under this lock");
+        held.retain(|view| view.strong_count() > 0);
+        held.extend(views.iter().map(Arc::downgrade));
+    }
+
+    /// Commits to the pack that is current, going along with a compaction in between.
+    pub(crate) fn commit(&self, mut operations: Operations) -> Result<(Arc<Pack<M>>, Vec<Done>)> {
+        loop {
+            let pack = self.pack();
+            match pack.writer()?.commit(operations)? {
+                Ok(done) => return Ok((pack, done)),
+                // A compaction took this pack's place between the two lines, or does in a moment.
+                Err(back) => operations = back,
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Commits one operation.
+    pub(crate) fn commit_one(&self, operation: Operation) -> Result<(Arc<Pack<M>>, Done)> {
+        let (pack, done) = self.commit(Operations { list: vec![operation], arena: Vec::new() })?;
+        Ok((pack, done.into_iter().next().expect("one operation has one result")))
+    }
+
+    pub(crate) fn commit_staged(&self, staged: Staged<M>) -> Result<Descriptor> {
+        let mut operations = Operations::default();
+        let guard = staged.add_to(&mut operations)?;
+        let (_, done) = self.commit(operations)?;
+        drop(guard);
+        described(done)
+    }
+}
+
+/// The descriptor of the one blob that a commit was about.
+pub(crate) fn described(done: Vec<Done>) -> Result<Descriptor> {
+    match done.into_iter().next() {
+        Some(Done::Blob(digest, blob)) => Ok(Descriptor::new(digest, &blob)),
+        _ => unreachable!("storing a blob, or a reference on it, describes it"),
+    }
+}
+
+impl<M: Medium> Drop for Shared<M> {
+    /// Checkpoints, so that the next open has nothing to replay. Nothing is lost if it can't.
+    fn drop(&mut self) {
+        if let Some(writer) = &self.pack.load().writer {
+            let _ = writer.checkpoint();
+        }
+    }
+}
+
+/// What a store knows of a blob, as of the moment it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Descriptor {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its references: those that callers hold, and one for each blob that links to it.
+    pub ref_count: u64,
+    /// How many blobs it links to.
+    pub link_count: u64,
+}
+
+impl Descriptor {
+    pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
+        Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
+    }
+}
+
+/// A directory that is removed with its contents when this is dropped.
+pub struct TemporaryDirectory(pub PathBuf);
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // It is in the system's directory for such things, which is cleaned in the end.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

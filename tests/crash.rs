@@ -1,0 +1,439 @@
+//! Crashes: whatever moment a run stops at, and whatever of the unsynced bytes reaches the disk, the reopened store
+//! holds exactly what was acknowledged, or that and the one batch in flight, whole.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests: a failure is a panic, and all sizes are small"
+)]
+
+#[path = "crash/history.rs"]
+mod history;
+#[path = "crash/model.rs"]
+mod model;
+#[path = "crash/power.rs"]
+mod power;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use blobpack::medium::{Action, Fault, Sim, SimDirectory};
+use blobpack::store::How;
+use blobpack::{Digest, Error, Recovery, Store};
+
+use history::{FILE_BYTES_MAX, History, NAME, create, kind, open, open_how, open_read_only, options};
+use model::{Contents, Generator, Model, Op, Random, run};
+use power::{MOODS, Power};
+
+/// Runs `check` on all numbers, from two threads.
+fn in_parallel(numbers: Vec<usize>, check: impl Fn(usize) + Sync) {
+    let half = |odd: usize| {
+        for number in numbers.iter().skip(odd).step_by(2) {
+            check(*number);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| half(0));
+        half(1);
+    });
+}
+
+/// Opens what a crash left in every way, and goes on with it. Panics, with `context`, where that is not one of
+/// `allowed`.
+fn survives(directory: &SimDirectory, allowed: &[Model], contents: &Contents, context: &str) {
+    let reader = open_read_only(directory).unwrap_or_else(|error| panic!("{context}: read-only: {error}"));
+    let seen = Model::of(&reader, contents).unwrap_or_else(|error| panic!("{context}: read-only: {error}"));
+    drop(reader);
+    assert!(allowed.contains(&seen), "{context}: a reader sees\n{}", differences(&seen, allowed));
+    let store = open(directory, &options()).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let found = Model::of(&store, contents).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert!(found == seen, "{context}: reader and writer disagree: {}", differences(&found, &[seen]));
+    drop(store);
+    let store = open(directory, &options()).unwrap_or_else(|error| panic!("{context}: second recovery: {error}"));
+    assert_eq!(store.recovery(), Recovery::default(), "{context}: the first recovery left something to replay");
+    goes_on(store, directory, found, contents, context);
+}
+
+/// The store takes writes, and has them after another opening.
+fn goes_on(store: Store<Sim>, directory: &SimDirectory, found: Model, contents: &Contents, context: &str) {
+    let (mut contents, mut model) = (contents.clone(), found);
+    let bytes = Arc::new(b"written after a crash".to_vec());
+    let digest = Digest::of(blobpack::Algorithm::Sha256, &bytes);
+    contents.insert(digest, Arc::clone(&bytes));
+    let mut ops = vec![Op::Put(bytes, digest)];
+    ops.extend(
+        model
+            .digests()
+            .into_iter()
+            .take(3)
+            .map(|from| Op::Batch(vec![Op::Reference(digest), Op::Link { to: digest, from }])),
+    );
+    ops.extend(model.digests().into_iter().take(6).map(Op::Dereference));
+    for op in &ops {
+        let expected = model.apply(op);
+        let result = run(&store, op);
+        assert_eq!(result.is_ok(), expected, "{context}: {} afterwards: {result:?}", kind(op));
+    }
+    drop(store);
+    let store = open(directory, &options()).unwrap_or_else(|error| panic!("{context}: reopened: {error}"));
+    let again = Model::of(&store, &contents).unwrap_or_else(|error| panic!("{context}: reopened: {error}"));
+    assert!(again == model, "{context}: reopened: {}", differences(&again, &[model]));
+}
+
+fn differences(found: &Model, expected: &[Model]) -> String {
+    let mut text = String::new();
+    for expected in expected {
+        let keys: BTreeSet<_> = found.blobs.keys().chain(expected.blobs.keys()).collect();
+        for key in keys.into_iter().filter(|key| found.blobs.get(key) != expected.blobs.get(key)) {
+            text += &format!("{key}: {:?} instead of {:?}\n", found.blobs.get(key), expected.blobs.get(key));
+        }
+        text += "--\n";
+    }
+    text
+}
+
+#[test]
+fn every_prefix_of_a_run_reopens_with_what_was_acknowledged() {
+    for seed in 1..=2 {
+        let history = History::record(seed, 70, &[40, 60], &options());
+        assert!(history.events.splits > 5 && history.events.copies > 10, "{:?}", history.events);
+        assert!(history.events.doublings > 2, "{:?}", history.events);
+        assert!(history.checkpoints > 0 && history.compactions == 2);
+        eprintln!("seed {seed}: {} steps, {:?}", history.steps.len(), history.events);
+        let prefixes = (history.created..=history.steps.len()).collect();
+        in_parallel(prefixes, |upto| {
+            let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
+            if upto % 2 == 0 {
+                // A kill: the live page of the dead writer counts.
+                directory.set_boot(history.boot);
+            }
+            let context = format!("seed {seed}, after step {upto} {}", history.at(upto));
+            survives(&directory, &history.allowed(upto), &history.contents, &context);
+        });
+    }
+}
+
+#[test]
+fn a_creation_that_is_cut_off_leaves_nothing_or_an_empty_pack() {
+    let history = History::record(1, 0, &[], &options());
+    for upto in 1..=history.steps.len() {
+        let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
+        let there = directory.bytes(NAME).is_some();
+        assert!(there || upto < history.created);
+        if there {
+            survives(&directory, &[Model::default()], &Contents::new(), &format!("after step {upto}"));
+        }
+    }
+}
+
+#[test]
+fn a_reader_of_what_a_crash_left_changes_nothing() {
+    let history = History::record(7, 60, &[40], &options());
+    for upto in (history.created..=history.steps.len()).step_by(29) {
+        let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
+        directory.record(true);
+        let before = directory.step_count();
+        let reader = open_read_only(&directory).unwrap();
+        let seen = Model::of(&reader, &history.contents).unwrap();
+        assert!(history.allowed(upto).contains(&seen));
+        drop(reader);
+        let steps = directory.steps().split_off(before);
+        // It may make durable what it shows.
+        assert!(steps.iter().all(|step| step.action == Action::SyncAll), "after step {upto}: {steps:?}");
+    }
+}
+
+/// Power cuts in and after each of the steps, `each` of them, of a recorded run.
+fn power_cuts(history: &History, seed: u64, every: usize, each: usize) {
+    let starts: Vec<usize> = (0..2).collect();
+    in_parallel(starts, |half| {
+        let mut power = Power::default();
+        for (upto, step) in history.steps.iter().enumerate() {
+            let cut = upto >= history.created && upto % every == half * every / 2;
+            let mut random = Random(seed ^ (upto as u64) << 20);
+            if cut {
+                let mut inside = power.clone();
+                inside.begin(step);
+                for number in 0..each {
+                    let mood = MOODS[(upto / every + number) % MOODS.len()];
+                    let directory = inside.cut(&mut random, mood);
+                    let context =
+                        format!("seed {seed}, {mood:?} of cut {number} in step {upto} {}", history.at(upto + 1));
+                    let mut allowed = history.allowed(upto);
+                    allowed.extend(history.allowed(upto + 1));
+                    survives(&directory, &allowed, &history.contents, &context);
+                }
+            }
+            power.make(step);
+        }
+    });
+}
+
+#[test]
+fn a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps() {
+    for seed in 11..=12 {
+        let history = History::record(seed, 100, &[70], &options());
+        eprintln!("seed {seed}: {} steps, {:?}", history.steps.len(), history.events);
+        power_cuts(&history, seed, 6, 1);
+    }
+}
+
+/// A process is killed in the middle of a step, another one opens what is in the page cache, writes on, and then the
+/// power fails: what the first had written and not synced is still not durable, unless the second made it so.
+#[test]
+fn a_power_cut_after_a_kill_keeps_what_the_next_process_acknowledged() {
+    let seed = 21;
+    let history = History::record(seed, 70, &[50], &options());
+    let kills: Vec<usize> = (history.created + 1..=history.steps.len()).step_by(31).collect();
+    in_parallel(kills, |upto| {
+        let mut power = Power::default();
+        history.steps[..upto - 1].iter().for_each(|step| power.make(step));
+        power.begin(&history.steps[upto - 1]);
+        let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
+        directory.set_boot(history.boot);
+        directory.record(true);
+        let first = directory.step_count();
+        let mut allowed = history.allowed(upto - 1);
+        allowed.extend(history.allowed(upto));
+        let mut acknowledged = vec![(first, allowed.clone())];
+        let store = open(&directory, &options()).unwrap();
+        let mut generator = Generator::new(upto as u64);
+        generator.contents = history.contents.clone();
+        let mut model = Model::of(&store, &history.contents).unwrap();
+        assert!(allowed.contains(&model));
+        for number in 0..10 {
+            let start = directory.step_count();
+            let op = if number % 3 == 1 { Op::Checkpoint } else { generator.change(&model) };
+            let before = model.clone();
+            let expected = model.apply(&op);
+            assert_eq!(run(&store, &op).is_ok(), expected);
+            // What the second process found is not promised before its first commit.
+            let before = if number == 0 { allowed.clone() } else { vec![before] };
+            acknowledged.push((start, before.into_iter().chain([model.clone()]).collect()));
+            acknowledged.push((
+                directory.step_count(),
+                if number == 0 && !expected { allowed.clone() } else { vec![model.clone()] },
+            ));
+        }
+        let steps = directory.steps();
+        let mut random = Random(seed ^ upto as u64);
+        for (at, step) in steps.iter().enumerate().skip(first) {
+            if random.below(9) == 0 {
+                let mut inside = power.clone();
+                inside.begin(step);
+                let mood = MOODS[random.below(MOODS.len())];
+                let allowed = &acknowledged.iter().rfind(|(start, _)| *start <= at).unwrap().1;
+                let context = format!("seed {seed}, killed in step {upto} {}, {mood:?} in step {at}", history.at(upto));
+                survives(&inside.cut(&mut random, mood), allowed, &generator.contents, &context);
+            }
+            power.make(step);
+        }
+    });
+}
+
+/// Recovery itself is cut off, after each of its steps and with any of its unsynced sectors.
+#[test]
+fn a_crash_while_recovering_loses_nothing() {
+    let seed = 31;
+    let history = History::record(seed, 60, &[], &options());
+    let crashes: Vec<usize> = (history.created..=history.steps.len()).step_by(41).collect();
+    in_parallel(crashes, |upto| {
+        let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
+        directory.record(true);
+        let first = directory.step_count();
+        drop(open(&directory, &options()).unwrap());
+        let steps = directory.steps();
+        let mut power = Power::default();
+        steps[..first].iter().for_each(|step| power.make(step));
+        let mut random = Random(seed ^ upto as u64);
+        for at in first..steps.len() {
+            let context = format!("seed {seed}, after step {upto} {}, recovery's step {at}", history.at(upto));
+            if (at - first).is_multiple_of(3) {
+                let again = SimDirectory::replay(&steps, at, FILE_BYTES_MAX);
+                survives(&again, &history.allowed(upto), &history.contents, &context);
+            }
+            if (at - first) % 3 == 1 {
+                let mut inside = power.clone();
+                inside.begin(&steps[at]);
+                let mood = MOODS[at % MOODS.len()];
+                let context = format!("{context}, {mood:?}");
+                survives(&inside.cut(&mut random, mood), &history.allowed(upto), &history.contents, &context);
+            }
+            power.make(&steps[at]);
+        }
+    });
+}
+
+/// Lets the `n`th call that can fail do so; `false` if there were not that many.
+fn with_a_failing_call(n: u64, fault: Fault, seed: u64) -> bool {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    let mut generator = Generator::new(seed);
+    let (mut model, mut allowed) = (Model::default(), Vec::new());
+    directory.fail_step(n, fault);
+    let mut poisoned = false;
+    for number in 0..45 {
+        let op = match number {
+            15 | 35 => Op::Checkpoint,
+            25 => Op::Compact,
+            10 => generator.stream(),
+            _ => generator.change(&model),
+        };
+        let before = model.clone();
+        let expected = model.apply(&op);
+        let result = run(&store, &op);
+        let context = format!("{fault:?} in call {n}, operation {number}, {}: {result:?}", kind(&op));
+        if result.is_ok() {
+            assert!(expected && !poisoned, "{context}");
+            continue;
+        }
+        if poisoned {
+            assert!(matches!(result, Err(Error::Poisoned { .. })), "{context}");
+            model = before;
+        } else if expected {
+            if matches!(result, Err(Error::Io { operation: "store into the index", .. })) {
+                // The log has all of the batch, the index a part. What the batch does not touch can be read, and after
+                // reopening all.
+                for (digest, _) in before.blobs.iter().filter(|(digest, entry)| model.blobs.get(digest) == Some(entry))
+                {
+                    assert_eq!(store.get(digest).unwrap().len(), generator.contents[digest].len(), "{context}");
+                }
+                allowed = vec![model.clone()];
+                break;
+            }
+            let seen = Model::of(&store, &generator.contents).unwrap_or_else(|error| panic!("{context}: {error}"));
+            poisoned = store
+                .reference(&Digest::of(blobpack::Algorithm::Sha256, b"absent"))
+                .is_err_and(|error| !error.is_not_found());
+            if seen == model && seen != before {
+                // What is visible is durable, whoever was told.
+                assert!(poisoned, "{context}: refused, and done all the same");
+                allowed = vec![model.clone()];
+            } else {
+                allowed = if poisoned { vec![before.clone(), model] } else { Vec::new() };
+                model = before;
+            }
+        }
+        let seen = Model::of(&store, &generator.contents).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert!(seen == model, "{context}: {}", differences(&seen, &[model]));
+    }
+    let struck = !directory.clear_fault();
+    drop(store);
+    let allowed = if allowed.is_empty() { vec![model] } else { allowed };
+    survives(&directory, &allowed, &generator.contents, &format!("{fault:?} in call {n}"));
+    struck
+}
+
+#[test]
+fn a_failing_call_is_an_error_that_loses_nothing_and_reads_go_on() {
+    for (fault, every) in [(Fault::Io, 5), (Fault::Full, 9)] {
+        let mut calls = 0;
+        while with_a_failing_call(calls, fault, 41) {
+            calls += every;
+        }
+        assert!(calls > 100, "{calls}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_with_nothing_changed_and_takes_dereferences() {
+    for spare in (0..60).step_by(4) {
+        let directory = SimDirectory::new(FILE_BYTES_MAX);
+        let store = create(&directory, &options()).unwrap();
+        let mut generator = Generator::new(spare);
+        let mut model = Model::default();
+        for _ in 0..90 {
+            let op = generator.put();
+            assert!(model.apply(&op));
+            run(&store, &op).unwrap();
+        }
+        let single: Vec<Digest> = model.digests().into_iter().filter(|digest| model.blobs[digest].held == 1).collect();
+        directory.set_capacity(directory.used() + spare * 4096);
+        let mut refused = 0;
+        for number in 0..400 {
+            let op = if number % 40 == 39 { generator.stream() } else { generator.put() };
+            match run(&store, &op) {
+                Ok(()) => assert!(model.apply(&op)),
+                Err(Error::NoSpace { needed, .. }) => {
+                    assert!(needed > 0);
+                    refused += 1;
+                }
+                Err(error) => panic!("{spare} pages, operation {number}, {}: {error}", kind(&op)),
+            }
+            if refused == 4 {
+                break;
+            }
+        }
+        assert_eq!(refused, 4, "{spare} pages do not last");
+        assert_eq!(Model::of(&store, &generator.contents).unwrap(), model, "{spare} pages");
+        for (number, digest) in single.iter().take(blobpack::commit::RESERVED_DEREFERENCES as usize).enumerate() {
+            let op = Op::Dereference(*digest);
+            assert!(model.apply(&op));
+            run(&store, &op).unwrap_or_else(|error| panic!("{spare} pages, dereference {number}: {error}"));
+        }
+        assert_eq!(Model::of(&store, &generator.contents).unwrap(), model, "{spare} pages");
+        store.close().unwrap();
+        let store = open(&directory, &options()).unwrap();
+        assert_eq!(Model::of(&store, &generator.contents).unwrap(), model, "{spare} pages");
+    }
+}
+
+/// A repair kept what came before the damage, and every later open found the commits that it had cut off and refused
+/// the pack again.
+#[test]
+fn a_repaired_log_stays_repaired() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    directory.record(true);
+    let store = create(&directory, &options()).unwrap();
+    let mut ends = Vec::new();
+    for byte in 0..6u8 {
+        store.put(&[byte; 100]).unwrap();
+        ends.push(directory.step_count());
+    }
+    let steps = directory.steps();
+    let mut bytes = SimDirectory::replay(&steps, ends[5], FILE_BYTES_MAX).bytes(NAME).unwrap();
+    let write = steps[ends[1]..ends[2]].iter().find_map(|step| match &step.action {
+        Action::Write { offset, bytes, .. } => Some((offset.0 as usize, bytes.len())),
+        _ => None,
+    });
+    let (at, length) = write.unwrap();
+    bytes[at + length - 70] ^= 1;
+    let damaged = SimDirectory::new(FILE_BYTES_MAX);
+    damaged.insert(NAME, bytes);
+    assert!(open(&damaged, &options()).unwrap_err().is_damage());
+    assert!(open_read_only(&damaged).unwrap_err().is_damage());
+    let store = open_how(&damaged, &options(), How::Repair).unwrap();
+    assert_eq!(store.list().count(), 2);
+    assert!(store.recovery().lost_commits > 0);
+    drop(store);
+    for round in 0..3u8 {
+        assert_eq!(open_read_only(&damaged).unwrap().list().count(), 2 + usize::from(round));
+        let store = open(&damaged, &options()).unwrap();
+        assert_eq!(store.list().count(), 2 + usize::from(round));
+        store.put(&[100 + round; 200]).unwrap();
+    }
+}
+
+/// A reader recovered for itself, and then went on with what it had though another writer had come, gone and come
+/// again.
+#[test]
+fn a_reader_without_a_writer_follows_the_next_ones() {
+    let history = History::record(51, 40, &[], &options());
+    let directory = SimDirectory::replay(&history.steps, history.steps.len(), FILE_BYTES_MAX);
+    let reader = open_read_only(&directory).unwrap();
+    let mut generator = Generator::new(52);
+    generator.contents = history.contents;
+    let mut model = Model::of(&reader, &generator.contents).unwrap();
+    for _ in 0..3 {
+        let store = open(&directory, &options()).unwrap();
+        for number in 0..12 {
+            let op = if number % 5 == 4 { Op::Checkpoint } else { generator.change(&model) };
+            if model.apply(&op) {
+                run(&store, &op).unwrap();
+            }
+            assert_eq!(Model::of(&reader, &generator.contents).unwrap(), model);
+        }
+        drop(store);
+        assert_eq!(Model::of(&reader, &generator.contents).unwrap(), model);
+    }
+}
