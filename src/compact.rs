@@ -122,7 +122,7 @@ struct Survey {
     counters: CountersNow,
     /// Bytes of small frames.
     small_bytes: u64,
-    /// Bytes of extents.
+    /// Bytes of the large blobs, headers and alignment included.
     extent_bytes: u64,
 }
 
@@ -141,7 +141,7 @@ impl Survey {
                     survey.counters.blobs += 1;
                     survey.counters.live_bytes += blob.length;
                     if blob.length >= LARGE_BYTES {
-                        survey.extent_bytes += PAGE_BYTES + align_up(blob.length, PAGE_BYTES);
+                        // Its place is worked out below, in the order of the file.
                     } else {
                         survey.small_bytes += blob.frame_bytes();
                     }
@@ -151,6 +151,12 @@ impl Survey {
             Ok(())
         })?;
         survey.blobs.sort_unstable_by_key(|blob| blob.id);
+        let end = survey
+            .blobs
+            .iter()
+            .filter(|blob| blob.length >= LARGE_BYTES)
+            .fold(0, |end, blob| large_payload(end, blob) + blob.length);
+        survey.extent_bytes = align_up(end, PAGE_BYTES);
         Ok(survey)
     }
 
@@ -304,17 +310,20 @@ fn checked_copy<O: Medium>(
     Err(Error::damaged(old.path(), payload.0, format!("the bytes of {digest} have the digest {found}")))
 }
 
-/// Copies a large blob into an extent of its own; returns where its frame stands now.
+/// Where the payload of a large blob goes that comes after `end`: on the next page boundary that leaves room for its header.
+fn large_payload(end: u64, blob: &BlobRecord) -> u64 {
+    align_up(end + header_bytes(blob.algorithm), PAGE_BYTES)
+}
+
+/// Copies a large blob so that its payload begins at `payload`; returns where its frame stands.
 fn copy_large<M: Medium>(
     old: &M,
     medium: &M,
-    space: &mut Space,
+    payload: u64,
     marker: u64,
     blob: &BlobRecord,
     digest: &Digest,
 ) -> Result<Offset> {
-    let region = space.allocate(medium, PAGE_BYTES + align_up(blob.length, PAGE_BYTES), PAGE_BYTES)?;
-    let payload = region.offset.0 + PAGE_BYTES;
     let at = Offset(payload - header_bytes(blob.algorithm));
     let io = |e| Error::io("write a blob", medium.path(), e);
     let mut to = payload;
@@ -394,10 +403,17 @@ fn fill<M: Medium>(
     let mut at = Progress { done: 0, total: survey.counters.live_bytes };
 
     let mut log = LogCopy::new(medium.as_ref(), &mut space, marker, survey.log_bytes(), epoch)?;
+    // The large blobs lie one behind the other; the header of one may stand in the last page of the one before.
+    let mut large_end = match survey.extent_bytes {
+        0 => 0,
+        bytes => log.space.allocate(medium.as_ref(), bytes, PAGE_BYTES)?.offset.0,
+    };
     for blob in &survey.blobs {
         let digest = view.digest_at(blob.id).map_err(|stop| stop.into_error(view))?;
         if blob.length >= LARGE_BYTES {
-            let place = copy_large(view.medium().as_ref(), medium.as_ref(), log.space, marker, blob, &digest)?;
+            let payload = large_payload(large_end, blob);
+            large_end = payload + blob.length;
+            let place = copy_large(view.medium().as_ref(), medium.as_ref(), payload, marker, blob, &digest)?;
             moves.0.push((blob.id, place));
         } else {
             moves.0.push((blob.id, log.blob(view.medium().as_ref(), blob, &digest)?));

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use indicatif::ProgressBar;
 
 use super::copy::copy;
 use super::failure::Failure;
-use super::pack::{ReadPack, resolve};
+use super::pack::{ReadPack, is_same_file, resolve};
 use super::progress;
 
 /// Write a blob to standard output or to a file.
@@ -73,13 +74,13 @@ impl Get {
         checked?;
 
         let Some(path) = &self.output else {
-            return match copy(&blob, range, &io::stdout(), &progress::bar("writing", 0)) {
+            return match copy(&blob, range, &io::stdout(), &ProgressBar::hidden()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                 copied => copied.map_err(|error| Failure::new(format!("standard output: {error}"))),
             };
         };
         let bar = progress::bar("writing", range.end - range.start);
-        let written = Target::create(path).and_then(|target| {
+        let written = Target::create(path, &store.path()).and_then(|target| {
             copy(&blob, range, target.file(), &bar)?;
             target.publish()
         });
@@ -106,13 +107,14 @@ impl Drop for Temporary {
 }
 
 impl Target {
-    fn create(path: &Path) -> io::Result<Target> {
+    fn create(path: &Path, pack: &Path) -> io::Result<Target> {
         // Through symbolic links, which are to stay.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let old = match fs::metadata(&target) {
             Ok(old) if !old.is_file() => {
                 return OpenOptions::new().write(true).open(&target).map(Target::Direct);
             }
+            Ok(old) if is_same_file(&old, &fs::metadata(pack)?) => return Err(io::Error::other("is the pack itself")),
             old => old.ok(),
         };
         let Some(name) = target.file_name() else { return Err(io::ErrorKind::InvalidFilename.into()) };

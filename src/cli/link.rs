@@ -16,7 +16,7 @@ Examples:
   manifest=$(blobpack put store.pack manifest.json | cut -d' ' -f1)
   blobpack link store.pack --to $layer --from $manifest
 
-Now `blobpack deref store.pack $manifest` removes both. Prints the blob that is linked to: digest, size,
+Now `blobpack deref store.pack $manifest` removes both. Prints the blob that is linked to: digest, size, \
 references, links.
 --json prints it as one object: {\"digest\",\"size\",\"ref_count\",\"links\",\"referrers\"}.")]
 pub struct Link {

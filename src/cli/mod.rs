@@ -37,12 +37,12 @@ struct Arguments {
 const ABOUT: &str = "Keeps immutable blobs, each under the digest of its bytes, in one file: the pack.";
 
 const AFTER_HELP: &str = "\
-A pack counts references. `put` and `ref` give you a reference on a blob, `deref` drops one, and `link`
-moves one of yours into another blob, which then keeps the first one alive. A blob goes when its last
+A pack counts references. `put` and `ref` give you a reference on a blob, `deref` drops one, and `link` \
+moves one of yours into another blob, which then keeps the first one alive. A blob goes when its last \
 reference goes, and what it links to may go with it. `compact` gives the space back.
 
 PACK is a file, or a directory with a file blobs.pack in it. Only `put` creates it.
-DIGEST is sha256:, sha384: or sha512: and hex digits, lower case; the first 8 or more digits do where only
+DIGEST is sha256:, sha384: or sha512: and hex digits, lower case; the first 8 or more digits do where only \
 one blob begins so.
 
 Examples:

@@ -1,5 +1,7 @@
 //! What verbs share: opening the pack, reading digests, showing one blob.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +84,11 @@ pub fn close(store: Store) {
     if let Err(error) = store.close() {
         complain(&format!("warning: everything is stored, but no checkpoint could be written: {error}"));
     }
+}
+
+/// Whether both lead to the same file.
+pub fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Reads a digest, or a prefix that one blob begins with.

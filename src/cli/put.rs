@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -18,7 +19,7 @@ use blobpack::{Algorithm, Batch, Digest, Error, Outcome, Store};
 
 use super::failure::Failure;
 use super::output::{Output, checksum_line, complain};
-use super::pack::{Json, WritePack, close};
+use super::pack::{Json, WritePack, close, is_same_file};
 use super::progress;
 
 /// Files up to this size wait in memory for their batch, longer ones stream.
@@ -44,9 +45,10 @@ Examples:
   find . -type f -print0 | xargs -0 blobpack put store.pack
   blobpack put --algorithm sha512 store.pack disk.img
 
-A name with a backslash or a line's end in it is escaped as sha256sum does it. A file that can't be read is named
+A name with a backslash or a line's end in it is escaped as sha256sum does it. A file that can't be read is named \
 on standard error; the others are stored all the same, and the exit code is 1.
---json prints an object a line: {\"digest\",\"name\",\"size\",\"ref_count\"}.")]
+--json prints an object a line: {\"digest\",\"name\",\"size\",\"ref_count\"}; what is not UTF-8 in a name
+is replaced by U+FFFD.")]
 pub struct Put {
     #[command(flatten)]
     pack: WritePack,
@@ -155,12 +157,7 @@ struct Ingest<'s, 'f> {
 impl<'f> Ingest<'_, 'f> {
     fn files(&mut self, files: &'f [PathBuf]) -> Result<(), Failure> {
         for file in files {
-            let taken = if file.as_os_str() == "-" {
-                self.take(io::stdin().lock(), None)
-            } else {
-                open(file).map_err(Refused::Unreadable).and_then(|(file, size)| self.take(file, size))
-            };
-            match taken {
+            match self.take(file) {
                 Ok(digest) => self.waiting.push(Waiting { digest, name: file.as_os_str() }),
                 Err(Refused::Unreadable(error)) => {
                     self.bar.suspend(|| complain(&format!("{}: {error}", file.display())));
@@ -184,7 +181,8 @@ impl<'f> Ingest<'_, 'f> {
     }
 
     /// Reads a file to its end into the batch.
-    fn take(&mut self, mut file: impl Read, size_hint: Option<u64>) -> Result<Digest, Refused> {
+    fn take(&mut self, path: &Path) -> Result<Digest, Refused> {
+        let (mut file, size_hint) = open(path, &self.store.path()).map_err(Refused::Unreadable)?;
         read_piece(&mut file, &mut self.piece, SMALL_BYTES_MAX).map_err(Refused::Unreadable)?;
         if self.piece.len() < SMALL_BYTES_MAX {
             let digest = self.batch.put_with(self.algorithm, &self.piece)?;
@@ -236,10 +234,17 @@ impl<'f> Ingest<'_, 'f> {
     }
 }
 
-/// Opens a file; the size that it has now, where it has one.
-fn open(path: &Path) -> io::Result<(File, Option<u64>)> {
-    let file = File::open(path)?;
+/// Opens a file, or standard input for `-`; with the size that it has now, where it has one.
+fn open(path: &Path, pack: &Path) -> io::Result<(File, Option<u64>)> {
+    let file = match path.as_os_str() == "-" {
+        true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        false => File::open(path)?,
+    };
     let metadata = file.metadata()?;
+    if is_same_file(&metadata, &pack.metadata()?) {
+        // It grows while it is read, and would be read without an end.
+        return Err(io::Error::other("is the pack itself"));
+    }
     // The files of /proc say that they are empty.
     let size = (metadata.is_file() && metadata.len() > 0).then_some(metadata.len());
     Ok((file, size))

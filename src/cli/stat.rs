@@ -19,7 +19,7 @@ Examples:
   blobpack stat --json store.pack | jq .dead_bytes
 
 Dead bytes are what `blobpack compact` can give back. A blob's referrers keep it alive.
---json prints one object: {\"blobs\",\"links\",\"live_bytes\",\"dead_bytes\",\"file_bytes\",\"index_bytes\",...} for a
+--json prints one object: {\"blobs\",\"links\",\"live_bytes\",\"dead_bytes\",\"file_bytes\",\"index_bytes\",...} for a \
 pack, {\"digest\",\"size\",\"ref_count\",\"links\",\"referrers\"} for a blob.")]
 pub struct Stat {
     #[command(flatten)]

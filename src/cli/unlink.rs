@@ -12,9 +12,9 @@ use super::pack::{Detail, Json, WritePack, close, print_removed, resolve};
 Examples:
   blobpack unlink store.pack --to sha256:2cf24dba --from sha256:9f86d081
 
-Where that was the last reference, the blob that was linked to goes, and what only it kept alive. Prints the
+Where that was the last reference, the blob that was linked to goes, and what only it kept alive. Prints the \
 digests of the blobs that are gone.
---json prints the blob that was linked to: {\"digest\",\"size\",\"ref_count\",\"links\",\"referrers\"}, with a
+--json prints the blob that was linked to: {\"digest\",\"size\",\"ref_count\",\"links\",\"referrers\"}, with a \
 ref_count of 0 where it is gone.")]
 pub struct Unlink {
     #[command(flatten)]

@@ -21,8 +21,8 @@ Examples:
   blobpack verify --repair store.pack
   blobpack verify --json store.pack | jq -r '.damage[].what'
 
---repair rebuilds a damaged index from the log, and where the log itself is damaged keeps what stands before the
-damage. Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take
+--repair rebuilds a damaged index from the log, and where the log itself is damaged keeps what stands before the \
+damage. Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
 --json prints one object: {\"blobs\",\"bytes\",\"damage\":[{\"offset\",\"digest\",\"what\"}...]}.")]
 pub struct Verify {
