@@ -936,7 +936,8 @@ mod tests {
             assert_eq!(frame.end(), Offset(at.0 + frame_bytes(algorithm, 7)));
             assert!(Frame::parse(header.bytes(), 78, at).is_none());
             assert!(Frame::parse(header.bytes(), 77, Offset(at.0 + 64)).is_none());
-            for bit in 0..header.bytes().len() * 8 {
+            let step = if cfg!(miri) { 37 } else { 1 };
+            for bit in (0..header.bytes().len() * 8).step_by(step) {
                 let mut bytes = header.bytes().to_vec();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert!(Frame::parse(&bytes, 77, at).is_none(), "{algorithm}: bit {bit}");

@@ -83,7 +83,7 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     let (view, mut space, mut table) = index();
     let tagger = Tagger::new(&identity().secret);
     let (mut model, mut gone) = (HashMap::new(), Vec::new());
-    let steps: u64 = if cfg!(miri) { 150 } else { 3000 };
+    let steps: u64 = if cfg!(miri) { 90 } else { 3000 };
     let mut random = 1u64;
     for step in 0..steps {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,0 +1,216 @@
+//! Any operations, against a model: who holds which reference, and what links to what.
+
+use std::collections::BTreeSet;
+
+use blobpack::commit::Tuning;
+use blobpack::medium::{Sim, SimDirectory};
+use blobpack::store::How;
+use blobpack::{Algorithm, Digest, Error, OpenOptions, Store};
+
+const PACK: &str = "blobs.pack";
+const FILE_BYTES_MAX: u64 = 8 << 20;
+/// So many different blobs occur.
+const NAMES: usize = 12;
+/// An input has no more operations.
+const OPERATIONS_MAX: usize = 200;
+/// The one large blob.
+const LARGE_BYTES: usize = 66_000;
+
+/// What callers hold of each blob, and the links from one to another.
+#[derive(Clone, Default)]
+struct Model {
+    held: [u64; NAMES],
+    links: BTreeSet<(usize, usize)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Put(usize),
+    Reference(usize),
+    Dereference(usize),
+    Link { to: usize, from: usize },
+    Unlink { to: usize, from: usize },
+}
+
+impl Model {
+    fn inbound(&self, name: usize) -> u64 {
+        self.links.iter().filter(|(_, to)| *to == name).count() as u64
+    }
+
+    fn references(&self, name: usize) -> u64 {
+        self.held[name] + self.inbound(name)
+    }
+
+    fn reaches(&self, start: usize, goal: usize) -> bool {
+        start == goal || self.links.iter().any(|&(from, to)| from == start && self.reaches(to, goal))
+    }
+
+    /// Until nothing changes: what is gone gives up what it linked to.
+    fn sweep(&mut self) {
+        while let Some(&link) = self.links.iter().find(|(from, _)| self.references(*from) == 0) {
+            self.links.remove(&link);
+        }
+    }
+
+    /// Whether it can be done; it is then.
+    fn run(&mut self, operation: Operation) -> bool {
+        match operation {
+            Operation::Put(name) => self.held[name] += 1,
+            Operation::Reference(name) if self.references(name) > 0 => self.held[name] += 1,
+            Operation::Dereference(name) if self.held[name] > 0 => {
+                self.held[name] -= 1;
+                self.sweep();
+            }
+            Operation::Link { to, from } => {
+                if self.held[to] == 0 || self.references(from) == 0 || self.reaches(to, from) {
+                    return false;
+                }
+                self.held[to] -= 1;
+                self.links.insert((from, to));
+            }
+            Operation::Unlink { to, from } if self.links.remove(&(from, to)) => self.sweep(),
+            _ => return false,
+        }
+        true
+    }
+}
+
+struct Run {
+    directory: SimDirectory,
+    store: Option<Store<Sim>>,
+    model: Model,
+    contents: Vec<Vec<u8>>,
+    digests: Vec<Digest>,
+}
+
+/// Every operation is three bytes: what, to which blob, and another blob.
+pub fn run(input: &[u8]) {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let medium = directory.create(PACK).expect("memory takes a file");
+    let store = options().create_in(medium).expect("there is room").expect("nobody else makes one");
+    let contents: Vec<_> = (0..NAMES).map(content).collect();
+    let digests = contents.iter().enumerate().map(|(name, bytes)| Digest::of(algorithm(name), bytes)).collect();
+    let mut run = Run { directory, store: Some(store), model: Model::default(), contents, digests };
+    let mut steps = input.chunks_exact(3).take(OPERATIONS_MAX);
+    while let Some(step) = steps.next() {
+        match step[0] % 16 {
+            10 => run.store().checkpoint().expect("memory takes it"),
+            11 => run.reopen(How::Open),
+            12 => run.reopen(How::Rebuild),
+            13 => run.kill(),
+            14 => drop(run.store().compact().expect("memory takes it")),
+            15 => {
+                let batch: Vec<_> = steps.by_ref().take(usize::from(step[1] % 8)).map(operation).collect();
+                run.batch(&batch);
+            }
+            _ => run.batch(&[operation(step)]),
+        }
+        run.check();
+    }
+    let verified = run.store().verify().expect("memory can be read");
+    assert!(verified.damage.is_empty(), "{:?}", verified.damage);
+}
+
+fn options() -> OpenOptions {
+    Store::options().max_bytes(FILE_BYTES_MAX).tuning(Tuning {
+        slots: 4,
+        chunk_bytes: 64 << 10,
+        checkpoint_images: 40,
+        checkpoint_bytes: 1 << 20,
+        reserve_segments: 4,
+    })
+}
+
+fn algorithm(name: usize) -> Algorithm {
+    Algorithm::ALL[name % 3]
+}
+
+fn content(name: usize) -> Vec<u8> {
+    let length = if name == NAMES - 1 { LARGE_BYTES } else { name * 37 };
+    (0..length).map(|at| (at * (name + 1)).to_le_bytes()[0]).collect()
+}
+
+fn operation(step: &[u8]) -> Operation {
+    let (to, from) = (usize::from(step[1]) % NAMES, usize::from(step[2]) % NAMES);
+    match step[0] % 16 {
+        0..=3 => Operation::Put(to),
+        4 => Operation::Reference(to),
+        5 | 6 => Operation::Dereference(to),
+        7 => Operation::Unlink { to, from },
+        _ => Operation::Link { to, from },
+    }
+}
+
+impl Run {
+    fn store(&self) -> &Store<Sim> {
+        self.store.as_ref().expect("it is only taken to be opened again")
+    }
+
+    fn batch(&mut self, operations: &[Operation]) {
+        let mut batch = self.store().batch();
+        for operation in operations {
+            match *operation {
+                Operation::Put(name) => {
+                    let digest = batch.put_with(algorithm(name), &self.contents[name]).expect("memory takes it");
+                    assert_eq!(digest, self.digests[name]);
+                }
+                Operation::Reference(name) => drop(batch.reference(&self.digests[name])),
+                Operation::Dereference(name) => drop(batch.dereference(&self.digests[name])),
+                Operation::Link { to, from } => drop(batch.link(&self.digests[to], &self.digests[from])),
+                Operation::Unlink { to, from } => drop(batch.unlink(&self.digests[to], &self.digests[from])),
+            }
+        }
+        let mut after = self.model.clone();
+        let refused = operations.iter().position(|&operation| !after.run(operation));
+        match (batch.commit(), refused) {
+            (Ok(outcomes), None) => {
+                assert_eq!(outcomes.len(), operations.len());
+                self.model = after;
+            }
+            (Err(Error::Batch { index, .. }), Some(at)) => assert_eq!(index, at),
+            (Err(error), Some(0)) if operations.len() == 1 => assert!(refusal(&error), "{error}"),
+            (result, refused) => panic!("{result:?}, but {refused:?} of {operations:?} is to be refused"),
+        }
+    }
+
+    fn reopen(&mut self, how: How) {
+        self.store = None;
+        let medium = self.directory.open(PACK, true).expect("it is there");
+        self.store = options().open_in(medium, how).expect("it is sound");
+    }
+
+    /// What is in the file at this moment is opened in its place.
+    fn kill(&mut self) {
+        let bytes = self.directory.bytes(PACK).expect("it is there");
+        self.directory = SimDirectory::new(FILE_BYTES_MAX);
+        self.directory.insert(PACK, bytes);
+        self.reopen(How::Open);
+    }
+
+    fn check(&self) {
+        let mut blobs = 0;
+        for (name, digest) in self.digests.iter().enumerate() {
+            let found = self.store().find(digest).expect("it is sound");
+            let references = self.model.references(name);
+            blobs += u64::from(references > 0);
+            assert_eq!(found.is_some(), references > 0);
+            let Some(blob) = found else { continue };
+            assert_eq!(blob.ref_count(), references);
+            assert!(blob.as_bytes() == self.contents[name]);
+            let links: BTreeSet<_> = self.store().links(digest).expect("it is there").map(Result::unwrap).collect();
+            let expected = self.model.links.iter().filter(|(from, _)| *from == name);
+            assert_eq!(links, expected.map(|&(_, to)| self.digests[to]).collect());
+            assert_eq!(blob.link_count(), links.len() as u64);
+        }
+        let stats = self.store().stats().expect("it is sound");
+        assert_eq!((stats.blobs, stats.links), (blobs, self.model.links.len() as u64));
+        assert_eq!(self.store().list().map(Result::unwrap).count() as u64, blobs);
+    }
+}
+
+fn refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotFound { .. } | Error::NoSpareReference { .. } | Error::WouldCycle { .. } | Error::NotLinked { .. }
+    )
+}
