@@ -310,7 +310,8 @@ fn checked_copy<O: Medium>(
     Err(Error::damaged(old.path(), payload.0, format!("the bytes of {digest} have the digest {found}")))
 }
 
-/// Where the payload of a large blob goes that comes after `end`: on the next page boundary that leaves room for its header.
+/// Where the payload of a large blob goes that comes after `end`: on the next page boundary that leaves room for its
+/// header.
 fn large_payload(end: u64, blob: &BlobRecord) -> u64 {
     align_up(end + header_bytes(blob.algorithm), PAGE_BYTES)
 }

@@ -129,6 +129,7 @@ impl<M: Medium> Source<M> {
     /// Asks a view that is true now, and a longer or newer one where that one has no answer.
     #[inline]
     pub fn ask<T>(&self, question: impl Fn(&View<M>) -> Answer<T>) -> Result<T> {
+        let mut gave_up = false;
         for _ in 0..RENEWALS {
             let view = self.current()?;
             let answer = question(&view);
@@ -139,7 +140,12 @@ impl<M: Medium> Source<M> {
                 Err(Stop::Outgrown) => {
                     self.renew()?;
                 }
-                Err(Stop::Busy) if !overtaken => self.give_up_on_writer(&view)?,
+                // A second time it is not a dead writer's half-made change, but a damaged index.
+                Err(Stop::Busy) if !overtaken && gave_up => break,
+                Err(Stop::Busy) if !overtaken => {
+                    gave_up = true;
+                    self.give_up_on_writer(&view)?;
+                }
                 _ => {}
             }
         }

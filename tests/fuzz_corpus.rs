@@ -57,7 +57,8 @@ fn the_seeds_are_packs_of_this_format() {
             let directory = blobpack::medium::SimDirectory::new(16 << 20);
             directory.insert("blobs.pack", image::decode(&std::fs::read(corpus.join(&name)).unwrap()));
             let medium = directory.open("blobs.pack", true).unwrap();
-            let store = blobpack::Store::options().open_in(medium, blobpack::store::How::Open).unwrap().unwrap();
+            let opened = blobpack::Store::options().open_in(medium, blobpack::store::How::Open);
+            let store = opened.unwrap_or_else(|error| panic!("{name}: {error}")).unwrap();
             assert_eq!(store.stats().unwrap().blobs, blobs, "{name}");
             assert_eq!(store.verify().unwrap().damage, [], "{name}");
         }

@@ -1,5 +1,5 @@
-//! Real files, as any Linux machine has them: stored, compared with what `sha256sum` says, half of them removed, compacted,
-//! verified, and read back byte for byte.
+//! Real files, as any Linux machine has them: stored, compared with what `sha256sum` says, half of them removed,
+//! compacted, verified, and read back byte for byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;

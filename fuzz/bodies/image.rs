@@ -97,7 +97,10 @@ fn seal_identities(bytes: &mut [u8]) -> Option<u64> {
 
 fn seal_checkpoint(bytes: &mut [u8], at: usize) {
     let Some(Ok((mut head, _))) = bytes.get(at..).map(Superblock::read_from_prefix) else { return };
-    if let Some(checksum) = word32(bytes, head.commit.get() as usize, FrameHeader::CHECKSUM_AT) {
+    // A pack without a commit names none, and no checksum.
+    if head.commit.get() != 0
+        && let Some(checksum) = word32(bytes, head.commit.get() as usize, FrameHeader::CHECKSUM_AT)
+    {
         head.commit_checksum.set(checksum);
     }
     head = head.sealed();

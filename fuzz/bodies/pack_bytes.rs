@@ -95,7 +95,7 @@ fn look(store: &Store<Sim>) -> Vec<Digest> {
 /// Changes what can be changed, and gives back a blob that must be there from then on.
 fn change(store: &Store<Sim>, digests: &[Digest]) -> Option<(Digest, &'static [u8])> {
     const CONTENT: &[u8] = b"what the fuzzer has put into the pack, which no seed contains";
-    const LARGE: [u8; 70_000] = [7; 70_000];
+    static LARGE: [u8; 70_000] = [7; 70_000];
     for (index, digest) in digests.iter().take(12).enumerate() {
         match index % 4 {
             0 => drop(store.dereference(digest)),

@@ -17,19 +17,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("empty", pack(63, |_| Ok(()))?),
         ("some_blobs", pack(63, |store| fill(store, 6))?),
         ("tiny_segments", pack(4, |store| fill(store, 30))?),
-        ("checkpointed", pack(4, |store| {
-            fill(store, 12)?;
-            store.checkpoint()?;
-            store.put(b"after the checkpoint")?;
-            Ok(())
-        })?),
-        ("compacted", pack(4, |store| {
-            fill(store, 12)?;
-            store.dereference(&store.put(b"gone")?.digest)?;
-            store.compact()?;
-            store.put(b"after the compaction")?;
-            Ok(())
-        })?),
+        (
+            "checkpointed",
+            pack(4, |store| {
+                fill(store, 12)?;
+                store.checkpoint()?;
+                store.put(b"after the checkpoint")?;
+                Ok(())
+            })?,
+        ),
+        (
+            "compacted",
+            pack(4, |store| {
+                fill(store, 12)?;
+                store.dereference(&store.put(b"gone")?.digest)?;
+                store.compact()?;
+                store.put(b"after the compaction")?;
+                Ok(())
+            })?,
+        ),
     ];
     for (name, bytes) in &packs {
         for target in ["pack_bytes", "frame_scan"] {
@@ -64,7 +70,8 @@ fn seed(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
 fn pack(slots: u32, work: impl Fn(&Store<Sim>) -> blobpack::Result<()>) -> blobpack::Result<Vec<u8>> {
     let directory = SimDirectory::new(16 << 20);
     let medium = directory.create(PACK).expect("memory takes a file");
-    let options = Store::options().tuning(Tuning { slots, chunk_bytes: 64 << 10, reserve_segments: 4, ..Tuning::default() });
+    let options =
+        Store::options().tuning(Tuning { slots, chunk_bytes: 64 << 10, reserve_segments: 4, ..Tuning::default() });
     let store = options.create_in(medium)?.expect("nobody else makes one");
     work(&store)?;
     let mut bytes = directory.bytes(PACK).expect("it is there");

@@ -15,7 +15,7 @@ use crate::record::{BlobRecord, Image, Key, Record, Words, bytes_of};
 use crate::view::View;
 
 /// How often a lookup starts over while the index changes under it, before it says so.
-const ATTEMPTS: u32 = 10_000;
+const ATTEMPTS: u32 = 1000;
 /// From this attempt on it waits a little between two.
 const PATIENT: u32 = 16;
 
@@ -240,7 +240,13 @@ impl<M: Medium> View<M> {
             if attempt > 0 {
                 self.wait(attempt);
             }
-            let Some(segment) = self.segment(tag)? else { continue };
+            let Some(segment) = self.segment(tag)? else {
+                // A change under way would be over by now.
+                if attempt >= PATIENT {
+                    return Err(self.damaged(self.live().directory, "an entry of the index leads nowhere").into());
+                }
+                continue;
+            };
             let home = home_slot(tag, slots);
             odd = None;
             for probe in 0..PROBES_MAX.min(slots) {
@@ -288,7 +294,13 @@ impl<M: Medium> View<M> {
             if attempt > 0 {
                 self.wait(attempt);
             }
-            let Some(segment) = self.segment(tag)? else { continue };
+            let Some(segment) = self.segment(tag)? else {
+                // A change under way would be over by now.
+                if attempt >= PATIENT {
+                    return Err(self.damaged(self.live().directory, "an entry of the index leads nowhere").into());
+                }
+                continue;
+            };
             let read = read_segment(segment.words, tag);
             if !self.is_settled(&segment) {
                 continue;
