@@ -14,6 +14,9 @@ use crate::pack::Descriptor;
 use crate::source::Source;
 use crate::view::View;
 
+/// How often a lookup starts over because the file was replaced in between.
+const RENEWALS: usize = 1000;
+
 /// A stored blob. Its bytes are borrowed from the map of the pack, not copied; it keeps that map, so they stay what
 /// they are after the blob was removed, after a compaction, and after the store was closed.
 pub struct Blob<M: Medium = Disk> {
@@ -37,18 +40,20 @@ impl<M: Medium> std::fmt::Debug for Blob<M> {
 impl<M: Medium> Blob<M> {
     pub(crate) fn find(source: &Source<M>, digest: &Digest) -> Result<Option<Blob<M>>> {
         // The view that the record was found in must be the one that the bytes are borrowed from.
-        loop {
+        for _ in 0..RENEWALS {
             let Some(record) = source.ask(|view| view.blob_record(digest))? else { return Ok(None) };
             let view = source.view();
             let header = crate::format::header_bytes(digest.algorithm());
             let found = Found { id: record.id, payload: Offset(record.id.0 + header), length: record.length };
-            // After a compaction in between the same offset may hold something else.
-            let same = view.frame(found.id).is_some_and(|frame| frame.digest == Some(*digest));
+            // After a compaction in between the same offset may hold something else. The check is that of the lookup:
+            // with a stricter one a damaged frame would be found and refused for ever.
+            let same = view.find_blob(digest).is_ok_and(|now| now.is_some_and(|now| now.id == found.id));
             if same && view.bytes(found.payload, found.length).is_some() {
                 return Ok(Some(Blob { view, found, descriptor: Descriptor::new(*digest, &record) }));
             }
             source.renew()?;
         }
+        Err(Error::Busy { path: source.medium().path().into() })
     }
 
     /// Its digest.
