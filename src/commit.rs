@@ -603,7 +603,7 @@ impl<M: Medium> Writer<M> {
     fn is_checkpoint_due(&self) -> bool {
         let state = lock(&self.state);
         let tuning = &self.settings.tuning;
-        let records = state.counters.blobs + state.counters.links;
+        let records = state.counters.blobs.saturating_add(state.counters.links);
         state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
             || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
                 && self.settings.durability == Durability::Process

@@ -427,7 +427,7 @@ fn fill<M: Medium>(
     let mut images = Vec::with_capacity(SNAPSHOT_IMAGES.min(to_usize(survey.records())));
     let mut links = Vec::new();
     let mut flush = |images: &mut Vec<Image>, log: &mut LogCopy<'_, M>| {
-        counters.commits += 1;
+        counters.commits = counters.commits.saturating_add(1);
         let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: counters.into() };
         let result = log.commit(images, &fields);
         images.clear();

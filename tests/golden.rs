@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 
 use blobpack::medium::{Medium, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Algorithm, Digest, Durability, Store};
 
 mod common;
-use common::{PACK, content, inserted, open_simulated, simulated, small};
+use common::{PACK, content, golden, inserted, open_simulated, simulated, small, whole};
 
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -68,10 +67,6 @@ fn write<M: Medium>(store: &Store<M>) {
     store.reference(&digest(5)).unwrap();
 }
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
 /// The runs of lines that are not all zero, each with its offset and length before it; then the whole length.
 fn sparse(bytes: &[u8]) -> Vec<u8> {
     const LINE: usize = 64;
@@ -86,18 +81,6 @@ fn sparse(bytes: &[u8]) -> Vec<u8> {
     runs.push((bytes.len(), &[]));
     let head = |(at, run): &(usize, &[u8])| [(*at as u64).to_le_bytes(), (run.len() as u64).to_le_bytes()].concat();
     runs.iter().flat_map(|entry| [head(entry), entry.1.to_vec()].concat()).collect()
-}
-
-fn whole(mut sparse: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Some((head, rest)) = sparse.split_at_checked(16) {
-        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap()) as usize;
-        let (run, rest) = rest.split_at(word(8));
-        bytes.resize(word(0), 0);
-        bytes.extend_from_slice(run);
-        sparse = rest;
-    }
-    bytes
 }
 
 /// A line a blob, in the order of the listing; then the totals.

@@ -56,7 +56,7 @@ impl<M: Medium> Store<M> {
         let medium = source.medium();
         let io = |e| Error::io("look at the file", medium.path(), e);
         let slots = source.view().slots();
-        let records = counters.blobs + counters.links;
+        let records = counters.blobs.saturating_add(counters.links);
         #[allow(clippy::cast_precision_loss, reason = "a share, for people")]
         let index_load = records as f64 / (segments.max(1) * u64::from(slots)) as f64;
         Ok(Stats {

@@ -1,6 +1,6 @@
 //! What several tests need: contents, copies of files, stores in memory.
 #![allow(dead_code, reason = "each test program uses some of this")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 
@@ -71,4 +71,22 @@ pub fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         .collect();
     found.sort();
     found
+}
+
+/// A file of `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The bytes that `sparse` in `tests/golden.rs` has left the zeros out of.
+pub fn whole(mut sparse: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some((head, rest)) = sparse.split_at_checked(16) {
+        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap()) as usize;
+        let (run, rest) = rest.split_at(word(8));
+        bytes.resize(word(0), 0);
+        bytes.extend_from_slice(run);
+        sparse = rest;
+    }
+    bytes
 }
