@@ -606,8 +606,8 @@ fn handle(bytes: &[u8], digests: &[Digest]) {
     assert!(directory.bytes(PACK).unwrap() == bytes, "reading has changed the file");
 }
 
-/// The golden pack, which has a bit of everything, and the digests in it. It is the same in every run, so that what was found
-/// once is found again.
+/// The golden pack, which has a bit of everything, and the digests in it. It is the same in every run, so that what was
+/// found once is found again.
 fn rich() -> (Vec<u8>, Vec<Digest>) {
     let bytes = whole(&std::fs::read(golden("v1.pack.sparse")).unwrap());
     let store = open_simulated(&inserted(bytes.clone(), 32 << 20), &small(), How::Open).unwrap();
@@ -857,7 +857,8 @@ proptest! {
 
 #[test]
 fn a_blob_whose_frame_header_fails_its_checksum_is_not_looked_for_for_ever() {
-    // A get of such a blob never returned: the lookup found it, and a second, stricter look refused it, again and again.
+    // A get of such a blob never returned: the lookup found it, and a second, stricter look refused it, again and
+    // again.
     let digest = RICH.digests[0];
     let mut bytes = RICH.bytes.clone();
     let at = bytes.windows(32).position(|window| window == &digest.as_bytes()[..32]).unwrap() - 32;

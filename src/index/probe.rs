@@ -18,6 +18,10 @@ use crate::view::View;
 const ATTEMPTS: u32 = 1000;
 /// From this attempt on it waits a little between two.
 const PATIENT: u32 = 16;
+/// After so many attempts that saw the same directory entry, and a segment that is not the one it names, nothing is
+/// under way: in a live directory every entry agrees with its segment, as a region is freed only after the entry was
+/// swung.
+const UNMOVED_MAX: u32 = 64;
 
 /// Why a lookup has no answer from this view.
 #[derive(Debug)]
@@ -68,6 +72,23 @@ enum Candidate<T> {
     Other,
     /// It makes no sense: it changed while it was read, or it is damaged. The offset and what is wrong.
     Odd(Offset, &'static str),
+}
+
+/// Counts attempts in a row that did not settle although nothing moved between them.
+#[derive(Default)]
+struct Unmoved {
+    last: Option<(u64, Entry)>,
+    attempts: u32,
+}
+
+impl Unmoved {
+    /// Whether that was one too many.
+    fn is_stuck(&mut self, segment: &Segment<'_>) -> bool {
+        let now = Some((segment.live, segment.entry));
+        self.attempts = if self.last == now { self.attempts + 1 } else { 0 };
+        self.last = now;
+        self.attempts >= UNMOVED_MAX
+    }
 }
 
 /// A segment as one lookup sees it.
@@ -235,7 +256,7 @@ impl<M: Medium> View<M> {
     #[inline]
     fn search<T>(&self, tag: u64, mut check: impl FnMut(&[AtomicU64], Offset) -> Candidate<T>) -> Answer<Option<T>> {
         let slots = self.slots();
-        let mut odd = None;
+        let (mut odd, mut unmoved) = (None, Unmoved::default());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 self.wait(attempt);
@@ -274,12 +295,25 @@ impl<M: Medium> View<M> {
                     Some((at, what)) if attempt >= PATIENT => return Err(self.damaged(at, what).into()),
                     Some(_) => {}
                 }
+            } else if unmoved.is_stuck(&segment) {
+                return Err(self.stuck(&segment));
             }
         }
         Err(match odd {
             Some((at, what)) => self.damaged(at, what).into(),
             None => Stop::Busy,
         })
+    }
+
+    /// The segment is not the one that its entry names, and nothing moves. In a view that recovered for itself nobody
+    /// else could move anything; in another one the source looks whether there is a writer.
+    #[cold]
+    fn stuck(&self, segment: &Segment<'_>) -> Stop {
+        if self.is_private() {
+            self.damaged(segment.at, "a segment has another generation than the index directory names").into()
+        } else {
+            Stop::Busy
+        }
     }
 
     #[cold]
@@ -289,7 +323,7 @@ impl<M: Medium> View<M> {
 
     /// The records of the segment that `tag` belongs to, sorted by tag, and the first tag of the segment after it.
     pub fn records_from(&self, tag: u64) -> Answer<(Vec<Record>, Option<u64>)> {
-        let mut last = None;
+        let (mut last, mut unmoved) = (None, Unmoved::default());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 self.wait(attempt);
@@ -303,6 +337,9 @@ impl<M: Medium> View<M> {
             };
             let read = read_segment(segment.words, tag);
             if !self.is_settled(&segment) {
+                if unmoved.is_stuck(&segment) {
+                    return Err(self.stuck(&segment));
+                }
                 continue;
             }
             match read {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::SimFile;
 use super::{Action, Fault, SimDirectory, State};
@@ -19,18 +19,25 @@ pub struct Sim {
     write: bool,
     locks: AtomicBool,
     published: AtomicBool,
+    pauses: AtomicU64,
 }
 
 impl Sim {
     pub(super) fn new(directory: SimDirectory, file: Arc<SimFile>, name: &Path, write: bool, published: bool) -> Sim {
         let (locks, published) = (AtomicBool::new(false), AtomicBool::new(published));
-        Sim { directory, file, path: name.into(), write, locks, published }
+        Sim { directory, file, path: name.into(), write, locks, published, pauses: AtomicU64::new(0) }
     }
 
     /// The directory that the file is in.
     #[must_use]
     pub fn directory(&self) -> &SimDirectory {
         &self.directory
+    }
+
+    /// How often a caller has waited.
+    #[must_use]
+    pub fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Relaxed)
     }
 
     /// Makes one step, if `check` finds it possible.
@@ -187,6 +194,7 @@ impl Medium for Sim {
     }
 
     fn pause(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
         std::thread::yield_now();
     }
 }
