@@ -1,12 +1,14 @@
-//! What callers ask for, before anything is decided: operations, and the bytes of the small blobs among them.
+//! What callers ask for, before anything is decided: operations, and the bytes of the small blobs and names among them.
 
 use std::ops::Range;
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::{BLOB_BYTES_LIMIT, FRAME_ALIGN, align_up, header_bytes, to_usize};
+use crate::format::{BLOB_BYTES_LIMIT, FRAME_ALIGN, FrameHeader, align_up, header_bytes, to_usize};
 use crate::index::tag::Tagger;
+use crate::name::Name;
+use crate::record::Neighbour;
 
 /// A small blob that waits in the arena: the room of its header, its payload, zeros to the next frame.
 pub struct Small {
@@ -38,6 +40,18 @@ pub struct Large {
     pub extent: Extent,
 }
 
+/// A name that waits in the arena, as a small blob does: whether it is new is not known yet.
+pub struct NewName {
+    /// What it is.
+    pub name: Name,
+    /// Where it goes in the index.
+    pub tag: u64,
+    /// The frame in the arena.
+    pub frame: Range<usize>,
+    /// The blob that gets it.
+    pub digest: Digest,
+}
+
 /// One operation of a batch.
 pub enum Operation {
     /// Store a small blob.
@@ -52,6 +66,18 @@ pub enum Operation {
     Link(Digest, Digest),
     /// Remove the link to the first from the second, with its reference.
     Unlink(Digest, Digest),
+    /// Move a reference on a blob into a name.
+    SetName(Box<NewName>),
+    /// Remove a name, with its reference.
+    RemoveName(Name),
+    /// Remove a name whose text can't be read, and leave its reference to the caller.
+    ReleaseName(Neighbour),
+}
+
+impl From<Operation> for Operations {
+    fn from(operation: Operation) -> Operations {
+        Operations { list: vec![operation], arena: Vec::new() }
+    }
 }
 
 /// The operations of one batch.
@@ -59,7 +85,7 @@ pub enum Operation {
 pub struct Operations {
     /// In the order that they were asked for.
     pub list: Vec<Operation>,
-    /// The frames of the small blobs, one after another.
+    /// The frames of the small blobs and of names, one after another.
     pub arena: Vec<u8>,
 }
 
@@ -90,8 +116,38 @@ impl Operations {
         Ok(())
     }
 
+    /// Takes in a name that is to be set.
+    pub fn set_name(&mut self, tagger: &Tagger, name: &Name, digest: &Digest) {
+        let start = self.arena.len();
+        self.arena.resize(start + size_of::<FrameHeader>(), 0);
+        self.arena.extend_from_slice(name.as_str().as_bytes());
+        let end = to_usize(align_up(self.arena.len() as u64, FRAME_ALIGN));
+        self.arena.resize(end, 0);
+        let tag = tagger.of_name(name.as_str());
+        self.list.push(Operation::SetName(Box::new(NewName {
+            name: name.clone(),
+            tag,
+            frame: start..end,
+            digest: *digest,
+        })));
+    }
+
+    /// Whether any operation sets a name.
+    pub fn sets_names(&self) -> bool {
+        self.list.iter().any(|op| matches!(op, Operation::SetName(_)))
+    }
+
     /// Whether all operations give up references, so that they may use the space kept for a full disk.
     pub fn only_gives_up(&self) -> bool {
-        self.list.iter().all(|op| matches!(op, Operation::Dereference(_) | Operation::Unlink(..)))
+        let gives_up = |op: &Operation| {
+            matches!(
+                op,
+                Operation::Dereference(_)
+                    | Operation::Unlink(..)
+                    | Operation::RemoveName(_)
+                    | Operation::ReleaseName(_)
+            )
+        };
+        self.list.iter().all(gives_up)
     }
 }

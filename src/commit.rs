@@ -20,6 +20,13 @@
 //!
 //! A failure in 2, 3 or 4 poisons the writer (R3): nothing more is written or acknowledged; reads go on.
 //!
+//! # The first name
+//!
+//! A blobpack that does not know names would take the first name frame for the log's end, and cut off what follows. So
+//! before a batch that sets a name is decided, both superblocks carry [`features::NAMES`] and are durable: two
+//! checkpoints, once in the life of a pack. A crash between them, or before the first name, leaves a pack whose flag
+//! promises more than it holds, which costs nothing; there is never a name that no superblock announces.
+//!
 //! # A checkpoint (rule R9)
 //!
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
@@ -27,25 +34,31 @@
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U64;
 
-use crate::batch::{Large, Operation, Operations, Small};
+use crate::batch::{Large, NewName, Operation, Operations, Small};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::{BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, align_up, directory_bytes, live};
+use crate::format::{
+    BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, Superblock, align_up, directory_bytes, features, live,
+};
 use crate::graph::{Changes, Outcome, Records, Removed};
 use crate::index::table::{Events, Table};
-use crate::log::{CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob};
+use crate::log::{
+    CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob, seal_name,
+};
 use crate::medium::Medium;
+use crate::name::Name;
 use crate::record::CountersNow;
-use crate::record::{BlobRecord, Key, LinkRecord, Record};
+use crate::record::{BlobRecord, Key, LinkRecord, NameRecord, Neighbour, Record};
 use crate::source::Source;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,9 +87,14 @@ pub struct Tuning {
     pub reserve_segments: u64,
 }
 
-/// So many dereferences (or unlinks) of single blobs work when the disk is full.
+/// So many dereferences of blobs that link to nothing work when the disk is full.
+///
+/// What is kept for them is room for so many changed records, so of what changes more at a time fewer work: 16 removals
+/// of names (each changes the name, its two neighbours and the blob), 9 unlinks (the link, its up to four neighbours
+/// and both blobs). A blob that goes with its links changes these, their neighbours and the blobs that they led to.
+/// Mostly several of the records lie together, and more works than is guaranteed.
 pub const RESERVED_DEREFERENCES: u64 = 64;
-/// The log bytes kept for them: a commit of up to four images each.
+/// The log bytes kept for them: a commit of one image asks for 320, one of four for 512, one of seven for 704.
 const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
 /// Chunks are at least this long.
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
@@ -112,7 +130,7 @@ struct Pending {
     ticket: u64,
     /// Jump and chunk frames.
     heads: Vec<(Offset, FrameHeader)>,
-    /// The small blobs' frames, and where the new ones among them go.
+    /// The frames of small blobs and names, and where the new ones among them go.
     arena: Vec<u8>,
     frames: Vec<(Offset, std::ops::Range<usize>)>,
     commit: (Offset, Vec<u8>),
@@ -131,6 +149,9 @@ struct InFlight {
     blobs: HashMap<Digest, (u64, Option<BlobRecord>), RandomState>,
     ids: HashMap<Offset, (u64, Digest), RandomState>,
     links: HashMap<(Offset, Offset), (u64, Option<LinkRecord>), RandomState>,
+    /// Names and the anchor by their ids; the ids by the names.
+    names: HashMap<Offset, (u64, Option<NameRecord>), RandomState>,
+    texts: HashMap<Name, (u64, Option<Offset>), RandomState>,
 }
 
 impl InFlight {
@@ -153,8 +174,14 @@ impl InFlight {
                         let state = (!image.removed).then_some(link);
                         self.links.insert((link.from, link.to), (*ticket, state));
                     }
+                    (Record::Name(name), _) => {
+                        self.names.insert(name.id, (*ticket, (!image.removed).then_some(name)));
+                    }
                     (Record::Blob(_), None) => {}
                 }
+            }
+            for (name, id) in &outcome.names {
+                self.texts.insert(name.clone(), (*ticket, *id));
             }
         }
         self.mapped = self.waiting.len();
@@ -180,7 +207,17 @@ impl InFlight {
                             self.links.remove(&key);
                         }
                     }
+                    (Record::Name(name), _) => {
+                        if self.names.get(&name.id).is_some_and(|entry| entry.0 == ticket) {
+                            self.names.remove(&name.id);
+                        }
+                    }
                     (Record::Blob(_), None) => {}
+                }
+            }
+            for (name, _) in &outcome.names {
+                if self.texts.get(name).is_some_and(|entry| entry.0 == ticket) {
+                    self.texts.remove(name);
                 }
             }
         }
@@ -243,6 +280,8 @@ pub struct Writer<M: Medium> {
     state: Mutex<State>,
     wake: Condvar,
     learned: AtomicBool,
+    /// Whether both superblocks say that there may be names.
+    announced: AtomicBool,
     poison: OnceLock<String>,
     /// Open writers, and staged blobs.
     open_writers: AtomicU64,
@@ -295,6 +334,7 @@ impl<M: Medium> Writer<M> {
             state: Mutex::new(state),
             wake: Condvar::new(),
             learned: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             poison: OnceLock::new(),
             open_writers: AtomicU64::new(0),
             staged: AtomicU64::new(0),
@@ -321,6 +361,15 @@ impl<M: Medium> Writer<M> {
         &self.settings
     }
 
+    /// Does `work` unless a compaction has put another pack in place of this one; none comes meanwhile.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn unless_moved<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let state = lock(&self.state);
+        if state.moved { Ok(None) } else { work().map(Some) }
+    }
+
     /// How many writers are open.
     pub fn open_writers(&self) -> &AtomicU64 {
         &self.open_writers
@@ -340,6 +389,12 @@ impl<M: Medium> Writer<M> {
     pub fn totals(&self) -> (CountersNow, Tail) {
         let applied = lock(&self.applied);
         (applied.counters, applied.tail)
+    }
+
+    /// Looks at the index while nobody puts images into it.
+    pub fn at_rest<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _applied = lock(&self.applied);
+        look()
     }
 
     /// The error of a writer that failed before.
@@ -372,6 +427,9 @@ impl<M: Medium> Writer<M> {
     pub fn commit(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
         self.check()?;
         self.learn()?;
+        if operations.sets_names() {
+            self.announce_names()?;
+        }
         let (ticket, done) = {
             let mut state = lock(&self.state);
             if state.moved {
@@ -385,6 +443,23 @@ impl<M: Medium> Writer<M> {
             let _ = self.checkpoint();
         }
         Ok(Ok(done))
+    }
+
+    /// Sees to it that both superblocks say that there may be names.
+    fn announce_names(&self) -> Result<()> {
+        let both = |superblocks: &Superblocks| {
+            let says = |superblock: &Superblock| superblock.incompatible.get() & features::NAMES != 0;
+            says(&superblocks.newest) && superblocks.older.as_ref().is_some_and(says)
+        };
+        if self.announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut superblocks = lock(&self.superblocks);
+        while !both(&superblocks) {
+            self.checkpoint_unless_poisoned(&mut superblocks, features::NAMES)?;
+        }
+        self.announced.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn decide(&self, state: &mut State, mut operations: Operations) -> Result<(u64, Vec<Done>)> {
@@ -603,7 +678,7 @@ impl<M: Medium> Writer<M> {
     fn is_checkpoint_due(&self) -> bool {
         let state = lock(&self.state);
         let tuning = &self.settings.tuning;
-        let records = state.counters.blobs.saturating_add(state.counters.links);
+        let records = state.counters.records();
         state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
             || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
                 && self.settings.durability == Durability::Process
@@ -613,7 +688,11 @@ impl<M: Medium> Writer<M> {
     pub fn checkpoint(&self) -> Result<()> {
         self.check()?;
         let mut superblocks = lock(&self.superblocks);
-        let result = self.checkpoint_with(&mut superblocks);
+        self.checkpoint_unless_poisoned(&mut superblocks, 0)
+    }
+
+    fn checkpoint_unless_poisoned(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
+        let result = self.checkpoint_with(superblocks, features);
         match &result {
             // Nothing was begun.
             Err(Error::NoSpace { .. } | Error::LimitReached { .. }) | Ok(()) => {}
@@ -622,7 +701,9 @@ impl<M: Medium> Writer<M> {
         result
     }
 
-    fn checkpoint_with(&self, superblocks: &mut Superblocks) -> Result<()> {
+    /// A checkpoint whose superblock has these incompatible features besides those that it has; with any, also where
+    /// nothing has changed since the last one.
+    fn checkpoint_with(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
         let sequence = superblocks.newest.sequence.get() + 1;
         let (fresh, next) = {
             let mut state = lock(&self.state);
@@ -631,7 +712,7 @@ impl<M: Medium> Writer<M> {
             // A batch may have failed halfway into the index just now.
             self.check()?;
             let mut space = lock(&self.space);
-            if applied.tail.at.0 == superblocks.newest.tail.get() {
+            if applied.tail.at.0 == superblocks.newest.tail.get() && features == 0 {
                 return Ok(());
             }
             // Batches on their way were promised no copies of segments that were new when they were decided, and old
@@ -647,7 +728,8 @@ impl<M: Medium> Writer<M> {
             let frozen = applied.table.freeze(sequence);
             let mut fresh = space.freeze();
             fresh.extend(frozen.dirty);
-            let next = next_superblock(&superblocks.newest, &applied.tail, &space, frozen.live, applied.counters);
+            let mut next = next_superblock(&superblocks.newest, &applied.tail, &space, frozen.live, applied.counters);
+            next.incompatible = U64::new(next.incompatible.get() | features);
             (fresh, next)
         };
         if self.settings.durability == Durability::Process {
@@ -665,23 +747,27 @@ impl<M: Medium> Writer<M> {
     }
 
     /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. Where that says `true` the
-    /// pack counts as replaced: whoever wants to commit is sent on.
+    /// pack counts as replaced: whoever wants to commit is sent on. Where it was replaced before, nothing is run:
+    /// `false`.
     ///
     /// # Errors
     /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.
-    pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<()> {
+    pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<bool> {
         let superblocks = lock(&self.superblocks);
         let mut state = lock(&self.state);
         while state.leading || state.done < state.ticket {
             self.check()?;
             state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
         }
+        if state.moved {
+            return Ok(false);
+        }
         let (writers, staged) = (self.open_writers.load(Ordering::Acquire), self.staged.load(Ordering::Acquire));
         if alone && writers + staged > 0 {
             return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
         }
         state.moved = work(&superblocks)?;
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -729,6 +815,18 @@ impl Decided {
                 Done::Linked
             }
             Operation::Unlink(to, from) => Done::Removed(changes.unlink(to, from)?),
+            Operation::SetName(new) => {
+                let named = changes.set_name(&new.name, new.tag, tail.at, &new.digest)?;
+                if named.is_new {
+                    self.take_in_name(new, arena, tail, marker);
+                }
+                Done::Removed(named.removed)
+            }
+            Operation::RemoveName(name) => Done::Removed(changes.remove_name(name)?),
+            Operation::ReleaseName(place) => {
+                changes.release_name(*place)?;
+                Done::Removed(Removed::default())
+            }
         };
         self.done.push(done);
         Ok(())
@@ -739,12 +837,23 @@ impl Decided {
         let header = BlobHeader::new(marker, tail.at, &small.digest, small.length);
         arena[small.frame.start..][..header.bytes().len()].copy_from_slice(header.bytes());
         let checksum = seal_blob(&header, small.checksum.clone());
+        self.place(&small.frame, checksum, tail);
+    }
+
+    /// The same for a name.
+    fn take_in_name(&mut self, new: &NewName, arena: &mut [u8], tail: &mut Tail, marker: u64) {
+        let (header, checksum) = seal_name(marker, tail.at, new.name.as_str());
+        arena[new.frame.start..][..size_of::<FrameHeader>()].copy_from_slice(header.as_bytes());
+        self.place(&new.frame, checksum, tail);
+    }
+
+    fn place(&mut self, frame: &std::ops::Range<usize>, checksum: u32, tail: &mut Tail) {
         self.published.push(Published { id: tail.at, checksum, synced: false });
         match self.frames.last_mut() {
-            Some((_, range)) if range.end == small.frame.start => range.end = small.frame.end,
-            _ => self.frames.push((tail.at, small.frame.clone())),
+            Some((_, range)) if range.end == frame.start => range.end = frame.end,
+            _ => self.frames.push((tail.at, frame.clone())),
         }
-        tail.at = Offset(tail.at.0 + small.frame.len() as u64);
+        tail.at = Offset(tail.at.0 + frame.len() as u64);
     }
 }
 
@@ -786,12 +895,38 @@ impl<M: Medium> Records for Current<'_, M> {
         let record = self.source.ask(|view| view.record(Key::Link(from, to), tag))?;
         Ok(record.and_then(|record| match record {
             Record::Link(link) => Some(link),
-            Record::Blob(_) => None,
+            Record::Blob(_) | Record::Name(_) => None,
         }))
     }
 
     fn link_tag(&self, from: Offset, to: Offset) -> u64 {
         self.source.tagger().of_link(from, to)
+    }
+
+    fn name(&self, name: &Name) -> Result<Option<NameRecord>> {
+        let in_flight = &self.state.in_flight;
+        let id = match in_flight.texts.get(name) {
+            Some((_, Some(id))) => *id,
+            Some((_, None)) => return Ok(None),
+            None => match self.source.ask(|view| view.name_record(name))? {
+                // Its neighbours, or it itself, may be on their way.
+                Some(record) if !in_flight.names.contains_key(&record.id) => return Ok(Some(record)),
+                Some(record) => record.id,
+                None => return Ok(None),
+            },
+        };
+        self.name_at(Neighbour { id, tag: self.source.tagger().of_name(name.as_str()) })
+    }
+
+    fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>> {
+        match self.state.in_flight.names.get(&place.id) {
+            Some((_, name)) => Ok(*name),
+            None => self.source.ask(|view| view.ring_record(place)),
+        }
+    }
+
+    fn anchor_tag(&self) -> u64 {
+        self.source.tagger().of_name("")
     }
 
     fn damaged(&self, at: Offset, what: &str) -> Error {

@@ -20,27 +20,29 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::blob::digest_by_read;
 use crate::commit::{Settings, Start, Tuning};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, FILE_BYTES_MAX, FrameHeader, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, RECORD_BYTES,
-    SPACE_AT, Superblock, align_up, directory_bytes, header_bytes, live, segment_bytes, to_usize,
+    SPACE_AT, Superblock, align_up, directory_bytes, features, header_bytes, live, name_frame_bytes, segment_bytes,
+    to_u64, to_usize,
 };
 use crate::index::table::{Builder, Table};
-use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes};
+use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes, read_name, seal_name};
 use crate::medium::{Medium, is_full};
+use crate::name::Name;
 use crate::pack::{Pack, Shared};
 use crate::record::CountersNow;
-use crate::record::{BlobRecord, Image, Record};
+use crate::record::{BlobRecord, Image, NameRecord, Neighbour, Record};
 use crate::recovery::{self, Recovery};
 use crate::space::Space;
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
 /// Images in one snapshot commit.
-const SNAPSHOT_IMAGES: usize = 1 << 16;
+pub(crate) const SNAPSHOT_IMAGES: usize = 1 << 16;
 /// Chunks of the new log.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 /// Segments are filled to about this share; above it many records stand far from home.
 const LOAD: f64 = 0.68;
 
@@ -119,6 +121,8 @@ pub struct Compacted {
 struct Survey {
     /// Sorted by offset.
     blobs: Vec<BlobRecord>,
+    /// Ids and texts, sorted by id; without the anchor.
+    names: Vec<(Offset, Name)>,
     counters: CountersNow,
     /// Bytes of small frames.
     small_bytes: u64,
@@ -130,13 +134,23 @@ impl Survey {
     fn run<M: Medium>(view: &View<M>, commits: u64) -> Result<Survey> {
         let mut survey = Survey {
             blobs: Vec::new(),
+            names: Vec::new(),
             counters: CountersNow { commits, ..CountersNow::default() },
             small_bytes: 0,
             extent_bytes: 0,
         };
+        let end = view.medium().length().map_err(|e| Error::io("length", view.medium().path(), e))?;
         for_all_records(view, |record| {
             match record {
                 Record::Link(_) => survey.counters.links += 1,
+                Record::Name(NameRecord { id: Offset::NONE, .. }) => {}
+                Record::Name(name) => {
+                    let text = read_name(view.medium().as_ref(), view.marker(), name.id, end)?
+                        .ok_or_else(|| view.damaged(name.id, "a record speaks of a name here, but there is none"))?;
+                    survey.counters.names += 1;
+                    survey.small_bytes += name_frame_bytes(to_u64(text.as_str().len()));
+                    survey.names.push((name.id, text));
+                }
                 Record::Blob(blob) => {
                     survey.counters.blobs += 1;
                     survey.counters.live_bytes += blob.length;
@@ -151,23 +165,21 @@ impl Survey {
             Ok(())
         })?;
         survey.blobs.sort_unstable_by_key(|blob| blob.id);
+        survey.names.sort_unstable();
         let end = survey
             .blobs
             .iter()
             .filter(|blob| blob.length >= LARGE_BYTES)
-            .fold(0, |end, blob| large_payload(end, blob) + blob.length);
+            .fold(0, |end, blob| large_payload(end, blob.algorithm) + blob.length);
         survey.extent_bytes = align_up(end, PAGE_BYTES);
         Ok(survey)
     }
 
-    fn records(&self) -> u64 {
-        self.counters.blobs + self.counters.links
-    }
-
     /// Bytes of the log's frames.
     fn log_bytes(&self) -> u64 {
-        let commits = self.records().div_ceil(SNAPSHOT_IMAGES as u64).max(1);
-        self.small_bytes + commits * group_bytes(0, 0) + self.records() * RECORD_BYTES
+        let records = self.counters.records();
+        let commits = records.div_ceil(SNAPSHOT_IMAGES as u64).max(1);
+        self.small_bytes + commits * group_bytes(0, 0) + records * RECORD_BYTES
     }
 
     /// About how long the new file will be.
@@ -178,7 +190,8 @@ impl Survey {
     }
 }
 
-fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> Result<()>) -> Result<()> {
+/// Calls `each` with every record of the index, in the order of their tags.
+pub(crate) fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> Result<()>) -> Result<()> {
     let mut next = Some(0);
     while let Some(tag) = next {
         let (records, after) = view.records_from(tag).map_err(|stop| stop.into_error(view))?;
@@ -192,7 +205,7 @@ fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> R
 
 /// Slots a segment and depth of the directory for so many records: the choice that fills the segments best. With one
 /// and with three pages a segment there is always one that is at least half full.
-fn shape(records: u64, tuning: &Tuning) -> (u32, u32) {
+pub(crate) fn shape(records: u64, tuning: &Tuning) -> (u32, u32) {
     let choices = if tuning.slots == Tuning::default().slots { vec![63, 191] } else { vec![tuning.slots] };
     let of = |slots: u32| {
         let mut depth = 0;
@@ -287,6 +300,20 @@ impl<'a, M: Medium> LogCopy<'a, M> {
         Ok(at)
     }
 
+    /// Writes a name's frame; returns where it stands.
+    fn name(&mut self, name: &Name) -> Result<Offset> {
+        let text = name.as_str();
+        let bytes = name_frame_bytes(to_u64(text.len()));
+        self.make_room(bytes)?;
+        let at = self.tail.at;
+        let before = self.buffer.len();
+        self.buffer.extend_from_slice(seal_name(self.marker, at, text).0.as_bytes());
+        self.buffer.extend_from_slice(text.as_bytes());
+        self.buffer.resize(before + to_usize(bytes), 0);
+        self.tail.at = Offset(at.0 + bytes);
+        Ok(at)
+    }
+
     fn commit(&mut self, images: &[Image], fields: &CommitFields) -> Result<()> {
         self.make_room(group_bytes(images.len() as u64, 0))?;
         let bytes = encode_group(self.marker, &mut self.tail, images, &[], fields);
@@ -312,8 +339,8 @@ fn checked_copy<O: Medium>(
 
 /// Where the payload of a large blob goes that comes after `end`: on the next page boundary that leaves room for its
 /// header.
-fn large_payload(end: u64, blob: &BlobRecord) -> u64 {
-    align_up(end + header_bytes(blob.algorithm), PAGE_BYTES)
+pub(crate) fn large_payload(end: u64, algorithm: Algorithm) -> u64 {
+    align_up(end + header_bytes(algorithm), PAGE_BYTES)
 }
 
 /// Copies a large blob so that its payload begins at `payload`; returns where its frame stands.
@@ -339,17 +366,37 @@ fn copy_large<M: Medium>(
 }
 
 /// Old ids with the new ones, sorted by the old.
-struct Moves(Vec<(Offset, Offset)>);
+#[derive(Default)]
+struct Moves {
+    blobs: Vec<(Offset, Offset)>,
+    names: Vec<(Offset, Offset)>,
+}
 
 impl Moves {
     fn of<M: Medium>(&self, view: &View<M>, id: Offset) -> Result<Offset> {
         if id == Offset::NONE {
             return Ok(id);
         }
-        match self.0.binary_search_by_key(&id, |(old, _)| *old) {
-            Ok(at) => Ok(self.0[at].1),
-            Err(_) => Err(view.damaged(id, "a link speaks of a blob that has no record")),
+        match self.blobs.binary_search_by_key(&id, |(old, _)| *old) {
+            Ok(at) => Ok(self.blobs[at].1),
+            Err(_) => Err(view.damaged(id, "a link or a name speaks of a blob that has no record")),
         }
+    }
+
+    /// The same for a name.
+    fn of_name<M: Medium>(&self, view: &View<M>, id: Offset) -> Result<Offset> {
+        if id == Offset::NONE {
+            return Ok(id);
+        }
+        match self.names.binary_search_by_key(&id, |(old, _)| *old) {
+            Ok(at) => Ok(self.names[at].1),
+            Err(_) => Err(view.damaged(id, "the ring of names leads to a name that has no record")),
+        }
+    }
+
+    /// The same for what leads to one: names keep their tags.
+    fn of_neighbour<M: Medium>(&self, view: &View<M>, place: Neighbour) -> Result<Neighbour> {
+        Ok(Neighbour { id: self.of_name(view, place.id)?, ..place })
     }
 
     /// The record as it is in the new file.
@@ -373,6 +420,13 @@ impl Moves {
                     previous_in: self.of(view, link.previous_in)?,
                 })
             }
+            Record::Name(name) => Record::Name(NameRecord {
+                tag: name.tag,
+                id: self.of_name(view, name.id)?,
+                target: self.of(view, name.target)?,
+                next: self.of_neighbour(view, name.next)?,
+                previous: self.of_neighbour(view, name.previous)?,
+            }),
         })
     }
 }
@@ -389,7 +443,7 @@ fn fill<M: Medium>(
     let identity = before.identity;
     let marker = identity.marker.get();
     let io = |what: &'static str| move |e| Error::io(what, medium.path(), e);
-    let (slots, depth) = shape(survey.records(), &settings.tuning);
+    let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
     let need = survey.need(slots, depth);
     // All of it at once: a full disk shows before the first byte is copied.
     let heads = Superblocks::allocate_heads(medium.as_ref());
@@ -400,7 +454,8 @@ fn fill<M: Medium>(
     medium.write_at(IDENTITY_AT, &[identity.as_bytes()], false).map_err(io("write the identity"))?;
     let mut space = Space::empty(marker, slots, FILE_BYTES_MAX);
     let epoch = before.newest.epoch.get() + 1;
-    let mut moves = Moves(Vec::with_capacity(survey.blobs.len()));
+    let mut moves = Moves::default();
+    moves.blobs.reserve(survey.blobs.len());
     let mut at = Progress { done: 0, total: survey.counters.live_bytes };
 
     let mut log = LogCopy::new(medium.as_ref(), &mut space, marker, survey.log_bytes(), epoch)?;
@@ -412,19 +467,22 @@ fn fill<M: Medium>(
     for blob in &survey.blobs {
         let digest = view.digest_at(blob.id).map_err(|stop| stop.into_error(view))?;
         if blob.length >= LARGE_BYTES {
-            let payload = large_payload(large_end, blob);
+            let payload = large_payload(large_end, blob.algorithm);
             large_end = payload + blob.length;
             let place = copy_large(view.medium().as_ref(), medium.as_ref(), payload, marker, blob, &digest)?;
-            moves.0.push((blob.id, place));
+            moves.blobs.push((blob.id, place));
         } else {
-            moves.0.push((blob.id, log.blob(view.medium().as_ref(), blob, &digest)?));
+            moves.blobs.push((blob.id, log.blob(view.medium().as_ref(), blob, &digest)?));
         }
         at.done += blob.length;
         progress(at);
     }
+    for (id, name) in &survey.names {
+        moves.names.push((*id, log.name(name)?));
+    }
 
     let mut counters = CountersNow { commits: survey.counters.commits, ..survey.counters };
-    let mut images = Vec::with_capacity(SNAPSHOT_IMAGES.min(to_usize(survey.records())));
+    let mut images = Vec::with_capacity(SNAPSHOT_IMAGES.min(to_usize(survey.counters.records())));
     let mut links = Vec::new();
     let mut flush = |images: &mut Vec<Image>, log: &mut LogCopy<'_, M>| {
         counters.commits = counters.commits.saturating_add(1);
@@ -447,12 +505,12 @@ fn fill<M: Medium>(
     log.flush()?;
     let tail = log.tail;
 
-    // Blobs keep their tags, so they come in order; links have new ones, as they are made of ids.
+    // Blobs and names keep their tags, so they come in order; links have new ones, as they are made of ids.
     links.sort_unstable_by_key(|link| std::cmp::Reverse(link.tag()));
     let born = getrandom::u64().unwrap_or(marker);
     let mut builder = Builder::new(medium.as_ref(), &mut space, slots, depth, born)?;
     for_all_records(view, |record| {
-        if let Record::Blob(_) = record {
+        if let Record::Blob(_) | Record::Name(_) = record {
             while links.last().is_some_and(|link| link.tag() <= record.tag()) {
                 let link = links.pop().expect("it was just looked at");
                 builder.push(medium.as_ref(), &mut space, &link)?;
@@ -467,7 +525,9 @@ fn fill<M: Medium>(
     let mut table: Table = builder.finish(medium.as_ref(), &mut space)?;
 
     let frozen = table.freeze(2);
-    let blank = Superblock { sequence: U64::ZERO, slots: U32::new(slots), ..before.newest };
+    // Of former names nothing is left in the new log; the superblocks announce those that there are.
+    let incompatible = U64::new(before.newest.incompatible.get() & !features::NAMES);
+    let blank = Superblock { sequence: U64::ZERO, slots: U32::new(slots), incompatible, ..before.newest };
     let superblocks = Superblocks::write_both(medium.as_ref(), &blank, |before| {
         next_superblock(before, &tail, &space, frozen.live, counters)
     })?;
@@ -486,11 +546,32 @@ fn fill<M: Medium>(
 
 /// Compacts the pack that is current; see [`Store::compact`](crate::Store::compact).
 pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Result<Compacted> {
+    let mut progress = options.progress.take();
+    let mut told = |at: Progress| {
+        if let Some(progress) = &mut progress {
+            progress(at);
+        }
+    };
+    loop {
+        if let Some(compacted) = compact_once(shared, &options, &mut told)? {
+            return Ok(compacted);
+        }
+        // Another compaction took the pack's place before this one could begin, or does in a moment.
+        std::thread::yield_now();
+    }
+}
+
+/// Compacts the pack that is current when it begins; `None` where another compaction has replaced it meanwhile.
+fn compact_once<M: Medium>(
+    shared: &Shared<M>,
+    options: &CompactOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Option<Compacted>> {
     let settings = shared.settings();
     let pack = shared.pack();
     let writer = pack.writer()?;
     writer.check()?;
-    let output = options.output.take();
+    let output = options.output.as_deref();
     let old = writer.medium().clone();
     let io = |what: &'static str| {
         let path = old.path().to_path_buf();
@@ -500,12 +581,6 @@ pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Re
     if output.is_none() && links > 1 {
         return Err(Error::HardLinks { path: old.path().into(), links });
     }
-    let mut progress = options.progress.take();
-    let mut told = |at: Progress| {
-        if let Some(progress) = &mut progress {
-            progress(at);
-        }
-    };
     let mut compacted = None;
     let mut replacement = None;
     writer.pause_commits(true, |superblocks| {
@@ -513,7 +588,7 @@ pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Re
         let view = source.renew()?;
         let survey = Survey::run(&view, writer.totals().0.commits)?;
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
-        let (slots, depth) = shape(survey.records(), &settings.tuning);
+        let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
         let gain = before_bytes.saturating_sub(survey.need(slots, depth));
         if gain < before_bytes / 100 * u64::from(options.min_dead) {
             let nothing =
@@ -521,8 +596,8 @@ pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Re
             compacted = Some(nothing);
             return Ok(false);
         }
-        let new = Arc::new(old.create_beside(output.as_deref()).map_err(io("create the new file"))?);
-        let (new_view, start) = fill(&view, superblocks, &survey, &new, settings, &mut told)?;
+        let new = Arc::new(old.create_beside(output).map_err(io("create the new file"))?);
+        let (new_view, start) = fill(&view, superblocks, &survey, &new, settings, told)?;
         let after_bytes = new.blocks().map_err(io("look at the new file"))?;
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
         let blobs = survey.counters.blobs;
@@ -552,5 +627,5 @@ pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Re
     if let Some(pack) = replacement {
         shared.replace(pack);
     }
-    Ok(compacted.expect("the work above sets it or fails"))
+    Ok(compacted)
 }

@@ -4,6 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
+#[cfg(feature = "oci")]
+use crate::fault::ImageFault;
+use crate::name::Name;
 
 /// The result of every call that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,6 +37,20 @@ pub enum Error {
         /// The label as given.
         label: String,
     },
+    /// A text is no name.
+    #[error("{:?} is not a name: {reason}", shortened(text))]
+    InvalidName {
+        /// The text as given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No blob has this name.
+    #[error("no name {:?} in the pack", name.as_str())]
+    NoSuchName {
+        /// The name that was asked for.
+        name: Name,
+    },
     /// More than one blob begins with this prefix.
     #[error("{prefix:?} is ambiguous: {first} and {second} begin so; give more digits")]
     AmbiguousPrefix {
@@ -44,17 +61,17 @@ pub enum Error {
         /// Another one.
         second: Box<Digest>,
     },
-    /// Dropping or moving a reference would take one that a link holds.
+    /// Dropping or moving a reference would take one that a link or a name holds.
     #[error(
-        "{digest} has no reference to spare: all {references} are held by links ({held}); \
-         take one first with reference, or unlink"
+        "{digest} has no reference to spare: links and names hold {held} of {references}; \
+         take another reference first, or remove a link or a name"
     )]
     NoSpareReference {
         /// The blob.
         digest: Box<Digest>,
         /// Its reference count.
         references: u64,
-        /// How many of these inbound links hold.
+        /// How many of these inbound links and names hold.
         held: u64,
     },
     /// One more reference than 2^32 - 1.
@@ -242,6 +259,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A text is not a place where an image can be.
+    #[cfg(feature = "oci")]
+    #[error("{text:?}: {reason} (oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:PATH)")]
+    InvalidLocation {
+        /// The text as given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// What an image is read from, or written to, is not what it has to be. Nothing of it was taken over.
+    #[cfg(feature = "oci")]
+    #[error(transparent)]
+    Image(Box<ImageFault>),
     /// The system refused a call.
     #[error("{}: {operation}: {source}", path.display())]
     Io {
@@ -273,17 +303,26 @@ fn after(remedy: Option<&str>) -> String {
     remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default()
 }
 
+/// A text that may be of any length, as an error line shows it.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}
+
 fn waited(ms: u64) -> String {
     if ms == 0 { String::new() } else { format!(" (waited {ms} ms)") }
 }
 
 impl Error {
-    /// Whether the error says that a digest is not stored.
+    /// Whether the error says that a digest, or a name, is not stored.
     #[doc(alias = "IsBlobNotExists")]
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         match self {
-            Error::NotFound { .. } => true,
+            Error::NotFound { .. } | Error::NoSuchName { .. } => true,
             Error::Batch { source, .. } => source.is_not_found(),
             _ => false,
         }
@@ -312,15 +351,16 @@ impl Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error {
-            Error::NotFound { .. } | Error::NoPack { .. } => io::ErrorKind::NotFound,
+            Error::NotFound { .. } | Error::NoSuchName { .. } | Error::NoPack { .. } => io::ErrorKind::NotFound,
             Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
             Error::Io { source, .. } => source.kind(),
             Error::NoSpace { .. } => io::ErrorKind::StorageFull,
             Error::Damaged(_) | Error::DigestMismatch { .. } | Error::NotAPack { .. } => io::ErrorKind::InvalidData,
             Error::Locked { .. } | Error::Busy { .. } => io::ErrorKind::WouldBlock,
-            Error::InvalidDigest { .. } | Error::UnsupportedAlgorithm { .. } | Error::RangeOutside { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            Error::InvalidDigest { .. }
+            | Error::InvalidName { .. }
+            | Error::UnsupportedAlgorithm { .. }
+            | Error::RangeOutside { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

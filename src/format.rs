@@ -11,7 +11,7 @@
 //! | 192 KiB | [`live`] page: for concurrent readers only, recovery does not trust it | all the time |
 //! | from 256 KiB | space from one allocator at the end of the file | see below |
 //!
-//! The space holds **log chunks** (at multiples of 64 KiB: a chunk frame, then blob and commit frames one after
+//! The space holds **log chunks** (at multiples of 64 KiB: a chunk frame, then blob, name and commit frames one after
 //! another, at last perhaps a jump frame), **extents** (one large blob each: its frame stands so that the payload
 //! begins on a page), and **index runs** (one run frame in the first page, then regions: segments of the hash table, or
 //! one directory). Only regions are ever written twice.
@@ -21,13 +21,14 @@
 //!
 //! The index is an extendible hash table (Fagin et al., 1979). A **directory** is `2^depth` entries of 8 bytes, by the
 //! most significant bits of a record's tag: [`Entry`]. A **segment** is a [`SegmentHeader`], then `slots` records of 64
-//! bytes ([`BlobSlot`], [`LinkSlot`]), found by linear probing from `home` (see [`home_slot`]) over at most
-//! [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`].
+//! bytes ([`BlobSlot`], [`LinkSlot`], [`NameSlot`]), found by linear probing from `home` (see [`home_slot`]) over at
+//! most [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`].
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::digest::{Algorithm, Digest};
+use crate::name::Name;
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("blobpack maps whole packs: it needs a 64-bit target");
@@ -54,6 +55,8 @@ pub const PAGE_BYTES: u64 = 4096;
 pub const LARGE_BYTES: u64 = 64 << 10;
 /// The longest file.
 pub const FILE_BYTES_MAX: u64 = 64 << 40;
+/// The longest name, in bytes of UTF-8; the shortest has one.
+pub const NAME_BYTES_MAX: u64 = Name::BYTES_MAX as u64;
 /// One more than the longest blob.
 pub const BLOB_BYTES_LIMIT: u64 = 1 << 46;
 /// Every record is one cache line.
@@ -153,6 +156,16 @@ pub struct Identity {
     pub reserved: [u8; 40],
 }
 
+/// Feature flags of a superblock.
+pub mod features {
+    /// Incompatible: the log may hold name frames, and commits and index may hold name records. Who does not know them
+    /// would take the first name frame for the end of the log. Both superblocks carry the flag before the first name
+    /// frame is written, and keep it; a compaction of a pack without names drops it.
+    pub const NAMES: u64 = 1;
+    /// The incompatible ones that this code knows.
+    pub const INCOMPATIBLE: u64 = NAMES;
+}
+
 /// A checkpoint: where the index is and how far it goes.
 ///
 /// | offset | size | field |
@@ -160,7 +173,7 @@ pub struct Identity {
 /// | 0 | 192 | identity |
 /// | 192 | 8 | sequence: the newer of two valid superblocks counts |
 /// | 200 | 8 | epoch: of the first commit after this checkpoint |
-/// | 208 | 24 | feature flags: compatible, read-only compatible, incompatible |
+/// | 208 | 24 | feature flags: compatible, read-only compatible, incompatible (see [`features`]) |
 /// | 232 | 8 | end of the allocated space |
 /// | 240 | 8 | chunk that the log goes on in |
 /// | 248 | 8 | end of that chunk |
@@ -223,9 +236,9 @@ pub struct Superblock {
 /// |---|---|---|
 /// | 0 | 8 | blobs |
 /// | 8 | 8 | links |
-/// | 16 | 8 | names |
+/// | 16 | 8 | names (the anchor of their ring is not counted) |
 /// | 24 | 8 | payload bytes of all blobs |
-/// | 32 | 8 | bytes of frames whose blobs were removed |
+/// | 32 | 8 | bytes of frames whose blobs or names were removed |
 /// | 40 | 8 | commits since the pack's first |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -234,11 +247,11 @@ pub struct Counters {
     pub blobs: U64,
     /// Links between them.
     pub links: U64,
-    /// Names (none in this version).
+    /// Names.
     pub names: U64,
     /// Payload bytes of all blobs.
     pub live_bytes: U64,
-    /// Frame bytes of removed blobs: what a compaction gives back at least.
+    /// Frame bytes of removed blobs and names: what a compaction gives back at least.
     pub dead_bytes: U64,
     /// Commit groups so far.
     pub commits: U64,
@@ -367,7 +380,7 @@ pub enum Kind {
     Link = 5,
     /// The head of a run of index regions.
     Run = 6,
-    /// Reserved for names.
+    /// A name: a frame with its text, or a record.
     Name = 7,
     /// Reserved: bytes to be skipped.
     Padding = 8,
@@ -473,17 +486,17 @@ pub struct CommitBody {
     pub reserved: [u8; 48],
 }
 
-/// A blob that a commit makes visible.
+/// A blob or a name that a commit makes visible.
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 8 | the blob frame's offset |
+/// | 0 | 8 | the frame's offset |
 /// | 8 | 4 | CRC-32 over payload, then header |
 /// | 12 | 4 | bit 0: payload and header were synced before the commit was written |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Publication {
-    /// The blob frame.
+    /// The blob's or name's frame.
     pub offset: U64,
     /// Over payload, then header.
     pub checksum: U32,
@@ -494,6 +507,24 @@ pub struct Publication {
 impl Publication {
     /// Payload and header were durable before the commit frame was written.
     pub const SYNCED: u32 = 1;
+}
+
+/// The detail of a name frame; the body is the name, 1 to [`NAME_BYTES_MAX`] bytes of UTF-8.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 4 | checksum of the body |
+/// | 4 | 28 | zero |
+///
+/// The header's checksum covers the body's, so a name frame vouches for itself. It lies in a chunk, before the commit
+/// that publishes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct NameDetail {
+    /// Of the body.
+    pub body_checksum: U32,
+    /// Zero.
+    pub reserved: [u8; 28],
 }
 
 /// The detail of a chunk frame; the frame has no body.
@@ -655,6 +686,53 @@ pub struct LinkSlot {
     pub flags: U16,
 }
 
+/// A name record as it lies in a slot and in a commit. All names stand in one ring, in no order; its ids are the
+/// offsets of the name frames. The ring is closed by the **anchor**, a name record with the tag of the empty name, id 0
+/// and no target: its next is the newest name, its previous the oldest. It is there while there are names.
+///
+/// A record holds the tags of its neighbours too, so that they are found without their texts: the ring can be followed
+/// and changed beside a name whose frame is damaged, and past it.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 8 | tag |
+/// | 8 | 8 | the name frame's offset: the name's id; 0 in the anchor |
+/// | 16 | 8 | target: the id of the blob that has the name; 0 in the anchor |
+/// | 24 | 8 | next in the ring: an id, 0 for the anchor |
+/// | 32 | 8 | previous there |
+/// | 40 | 8 | tag of the next |
+/// | 48 | 8 | tag of the previous |
+/// | 56 | 4 | checksum of these 64 bytes |
+/// | 60 | 1 | kind: [`Kind::Name`] |
+/// | 61 | 1 | zero |
+/// | 62 | 2 | flags: [`SLOT_REMOVED`] in a commit's image of what died |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct NameSlot {
+    /// Keyed hash of the name.
+    pub tag: U64,
+    /// The name frame.
+    pub offset: U64,
+    /// The blob frame of the named blob.
+    pub target: U64,
+    /// In the ring.
+    pub next: U64,
+    /// In the ring.
+    pub previous: U64,
+    /// Of the next one's record.
+    pub next_tag: U64,
+    /// Of the previous one's record.
+    pub previous_tag: U64,
+    /// Of these 64 bytes.
+    pub checksum: U32,
+    /// [`Kind::Name`].
+    pub kind: u8,
+    /// Zero.
+    pub algorithm: u8,
+    /// [`SLOT_REMOVED`] or 0.
+    pub flags: U16,
+}
+
 /// In a commit's image: the record is gone; its other fields are those that it had.
 pub const SLOT_REMOVED: u16 = 1;
 
@@ -685,12 +763,17 @@ layout!(
 );
 layout!(CommitBody, 128, sequence @ 0, durable_upto @ 8, images @ 16, published @ 24, counters @ 32, reserved @ 80);
 layout!(Publication, 16, offset @ 0, checksum @ 8, flags @ 12);
+layout!(NameDetail, 32, body_checksum @ 0, reserved @ 4);
 layout!(ChunkDetail, 32, epoch @ 0, previous @ 8, length @ 16, commit_checksum @ 24, reserved @ 28);
 layout!(JumpDetail, 32, epoch @ 0, target @ 8, commit_checksum @ 16, reserved @ 20);
 layout!(RunDetail, 32, previous @ 0, region_bytes @ 8, regions @ 16, holds @ 24, reserved @ 28);
 layout!(
     BlobSlot, 64, tag @ 0, offset @ 8, length @ 16, references @ 24, held @ 28, first_out @ 32, first_in @ 40,
     out_count @ 48, checksum @ 56, kind @ 60, algorithm @ 61, flags @ 62,
+);
+layout!(
+    NameSlot, 64, tag @ 0, offset @ 8, target @ 16, next @ 24, previous @ 32, next_tag @ 40, previous_tag @ 48,
+    checksum @ 56, kind @ 60, algorithm @ 61, flags @ 62,
 );
 layout!(
     LinkSlot, 64, tag @ 0, from @ 8, to @ 16, next_out @ 24, previous_out @ 32, next_in @ 40, previous_in @ 48,
@@ -732,6 +815,7 @@ sealed!(Superblock);
 sealed!(SegmentHeader);
 sealed!(BlobSlot);
 sealed!(LinkSlot);
+sealed!(NameSlot);
 
 /// The length of a blob frame's header, in bytes: 64, or 128 where the digest needs the extension.
 #[must_use]
@@ -740,6 +824,12 @@ pub const fn header_bytes(algorithm: Algorithm) -> u64 {
         Algorithm::Sha256 => 64,
         Algorithm::Sha384 | Algorithm::Sha512 => 128,
     }
+}
+
+/// The bytes that the frame of a name of this many bytes takes, up to the next frame.
+#[must_use]
+pub const fn name_frame_bytes(length: u64) -> u64 {
+    align_up(size_of::<FrameHeader>() as u64 + length, FRAME_ALIGN)
 }
 
 /// The bytes that a blob's frame takes from the start of its header to the next frame.

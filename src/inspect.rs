@@ -10,7 +10,7 @@ use crate::format::{
     CHUNK_ALIGN, ChunkDetail, FRAME_ALIGN, Frame, FrameHeader, IDENTITY_AT, Identity, JumpDetail, Kind, LIVE_AT,
     LiveWord, MAGIC, Offset, RunDetail, SPACE_AT, SUPERBLOCKS_AT, Superblock, live, to_usize,
 };
-use crate::log::Commit;
+use crate::log::{Commit, read_name};
 use crate::medium::{Disk, Medium};
 
 /// Bytes looked through at a time.
@@ -23,7 +23,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub struct Item {
     /// Where it stands, in bytes from the start of the file.
     pub offset: u64,
-    /// `identity`, `superblock`, `live`, `chunk`, `blob`, `commit`, `jump`, `run`, or `unknown`.
+    /// `identity`, `superblock`, `live`, `chunk`, `blob`, `name`, `commit`, `jump`, `run`, or `unknown`.
     pub kind: &'static str,
     /// Its bytes, with its header.
     pub length: u64,
@@ -80,7 +80,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
         }
         let detail = format!(
             "sequence {} epoch {} end {} chunk {}..{} tail {} commit {} directory {} depth {} slots {} run {} \
-             blobs {} links {}",
+             blobs {} links {} names {}",
             copy.sequence,
             copy.epoch,
             copy.end,
@@ -94,6 +94,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
             copy.run,
             copy.counters.blobs,
             copy.counters.links,
+            copy.counters.names,
         );
         items.push(item(at, "superblock", size_of::<Superblock>() as u64, valid, detail));
     }
@@ -179,7 +180,11 @@ impl Inspection {
                     format!("{what}: {} regions of {} bytes, previous {}", run.regions, run.region_bytes, run.previous);
                 ("run", detail, true)
             }
-            Kind::Link | Kind::Name | Kind::Padding => ("unknown", format!("{:?}", frame.kind), true),
+            Kind::Name => match read_name(&self.disk, self.marker.unwrap_or(0), frame.offset, self.length) {
+                Ok(Some(name)) => ("name", format!("{:?}", name.as_str()), true),
+                _ => ("name", "the text fails its checksum, or is no name".into(), false),
+            },
+            Kind::Link | Kind::Padding => ("unknown", format!("{:?}", frame.kind), true),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Content-addressed blobs with reference counts and links, in **one memory-mapped pack file**.
 //!
 //! A blob is stored once, under its digest. Whoever stores it holds a reference; a blob that links to others (an
-//! image's manifest to its layers) keeps them alive; when the last reference goes, a blob and what only it kept go with
-//! it. Reads borrow from the map and copy nothing. A commit that was acknowledged survives a power cut.
+//! image's manifest to its layers) keeps them alive, and so does a name; when the last reference goes, a blob and what
+//! only it kept go with it. Reads borrow from the map and copy nothing. A commit that was acknowledged survives a power
+//! cut.
 //!
 //! ```
 //! use blobpack::Store;
@@ -33,25 +34,30 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
+//! | 7 | `image/` | whole images in and out, through the store's public calls |
+//! | 7 | [`guide`] | how to use it: the tool verb by verb, and programs to begin with |
 //! | 7 | `store/` | [`Store`], [`OpenOptions`], [`Batch`], [`Stats`]; delegates |
 //! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
-//! | 5 | `reader`, `blob`, `list`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
-//! | 5 | `pack`, `commit`, `source`, `recovery` | what handles share; how to commit; which view is true; opening |
+//! | 6 | `layout/`, `estimate`, `usage/` | what each byte is for; what a compaction would free; what keeps what |
+//! | 5 | `reader`, `blob`, `list`, `names`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
+//! | 5 | `pack`, `commit`, `source`, `still`, `recovery` | what handles share; commits; which view is true; opening |
 //! | 4 | `batch`, `graph/` | pending operations; the pure rules of references and links |
 //! | 3 | `superblock`, `log`, `index/`, `record` | checkpoints; frames; the hash table and what it holds |
 //! | 3 | `space`, `extent`, `view` | who owns which bytes; checked access to them |
 //! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
 //! | 1 | [`format`](mod@format) | the byte specification |
-//! | 0 | `digest`, `error` | digests; the one error type |
+//! | 0 | `digest`, `name`, `error`, `fault` | digests; names; the one error type; what is wrong with an image |
+//! | 0 | `sync` | the standard library's atomics and locks, or those of a model checker |
 //!
 //! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in
-//! the commit that makes it due), global state, and names for blobs (the format reserves them).
+//! the commit that makes it due) and global state.
 //!
 //! # What is promised, and what is assumed
 //!
 //! * **Killed process, power cut**: what was acknowledged is there; a batch is there as a whole or not at all. Assumed:
 //!   a sync that returns has reached the disk; an overwritten sector of 512 bytes holds its old or its new bytes.
-//! * **Full disk**: an error that says how much is needed, with nothing changed; 64 removals work all the same.
+//! * **Full disk**: an error that says how much is needed, with nothing changed; 64 dereferences of single
+//!   blobs, or 16 removals of names, work all the same ([`RESERVED_DEREFERENCES`]).
 //! * **Failing disk**: after a failed write or sync a handle acknowledges nothing more; reads go on.
 //! * **Damage**: a wrong index gives a miss or an error, never wrong bytes. A torn end of the log is cut off and
 //!   reported; damage before the end is an error, never a silent cut. Payloads are compared with their digests by
@@ -73,20 +79,29 @@ pub mod commit;
 mod compact;
 mod digest;
 mod error;
+mod estimate;
 #[doc(hidden)]
 pub mod extent;
+#[cfg(feature = "oci")]
+mod fault;
 pub mod format;
 #[doc(hidden)]
 pub mod graph;
+pub mod guide;
+#[cfg(feature = "oci")]
+pub mod image;
 #[doc(hidden)]
 pub mod index;
 mod inspect;
+mod layout;
 mod list;
 #[doc(hidden)]
 pub mod log;
 #[doc(hidden)]
 pub mod map;
 pub mod medium;
+mod name;
+mod names;
 mod pack;
 mod reader;
 #[doc(hidden)]
@@ -97,10 +112,14 @@ pub mod recovery;
 pub mod source;
 #[doc(hidden)]
 pub mod space;
+mod still;
 #[doc(hidden)]
 pub mod store;
 #[doc(hidden)]
 pub mod superblock;
+#[doc(hidden)]
+pub mod sync;
+mod usage;
 mod verify;
 #[doc(hidden)]
 pub mod view;
@@ -111,11 +130,15 @@ pub use commit::{Durability, RESERVED_DEREFERENCES};
 pub use compact::{CompactOptions, Compacted, Progress};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Damage, Error, Result};
+pub use estimate::CompactionEstimate;
 pub use inspect::{Inspection, Item, inspect};
+pub use layout::{Cell, Layout, Part, PartKind};
 pub use list::{Descriptors, Links, List};
+pub use name::Name;
 pub use reader::{BlobRef, Reader};
-pub use recovery::Recovery;
+pub use recovery::{LostName, Recovery};
 pub use store::{Batch, Descriptor, OpenOptions, Outcome, Removed, Stats, Store};
+pub use usage::{Amount, Chain, Chains, Holder, Keeps, Kept, Lines, NameUsage, Tree, TreeLine, Usage, Why};
 pub use verify::{Finding, Verified};
 pub use writer::{BlobWriter, Staged};
 

@@ -10,9 +10,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader,
-    IMAGES_MAX, JumpDetail, Kind, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock, align_up, to_usize,
+    IMAGES_MAX, JumpDetail, Kind, NAME_BYTES_MAX, NameDetail, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock,
+    align_up, to_usize,
 };
 use crate::medium::Medium;
+use crate::name::Name;
 use crate::record::Image;
 use crate::space::Region;
 
@@ -98,7 +100,7 @@ pub const fn chunk_bytes(bytes: u64, least: u64) -> u64 {
     if needed > least { needed } else { least }
 }
 
-/// A blob that a commit publishes.
+/// A blob or a name that a commit publishes.
 #[derive(Clone, Copy, Debug)]
 pub struct Published {
     /// Its frame.
@@ -129,12 +131,12 @@ pub const fn group_bytes(images: u64, published: u64) -> u64 {
         + published * size_of::<Publication>() as u64
 }
 
-/// The longest body of a commit frame. A blob that is published has an image, so there are no more publications than
+/// The longest body of a commit frame. What is published has an image, so there are no more publications than
 /// images.
 const COMMIT_BYTES_MAX: u64 =
     size_of::<CommitBody>() as u64 + IMAGES_MAX * (RECORD_BYTES + size_of::<Publication>() as u64) + FRAME_ALIGN;
 
-/// Encodes a commit group at the tail and moves the tail behind it. Every image of a published blob is among `images`.
+/// Encodes a commit group at the tail and moves the tail behind it. Every image of what is published is among `images`.
 pub fn encode_group(
     marker: u64,
     tail: &mut Tail,
@@ -212,6 +214,39 @@ pub fn seal_blob(header: &BlobHeader, mut payload: crc32fast::Hasher) -> u32 {
     payload.finalize()
 }
 
+/// The header of a name's frame, and the checksum that its publication carries.
+#[must_use]
+pub fn seal_name(marker: u64, at: Offset, name: &str) -> (FrameHeader, u32) {
+    let mut payload = crc32fast::Hasher::new();
+    payload.update(name.as_bytes());
+    let detail = NameDetail { body_checksum: U32::new(payload.clone().finalize()), reserved: [0; 28] };
+    let header = FrameHeader::plain(marker, Kind::Name, at, name.len() as u64, detail_bytes(&detail));
+    payload.update(header.as_bytes());
+    (header, payload.finalize())
+}
+
+/// The name that a frame with this body holds; `None` where it is no frame of a name, or its text is damaged or none.
+#[must_use]
+pub fn name_in(frame: &Frame, body: &[u8]) -> Option<Name> {
+    let detail: NameDetail = frame.detail();
+    let sound = frame.kind == Kind::Name
+        && body.len() as u64 == frame.length
+        && frame.length <= NAME_BYTES_MAX
+        && crc32fast::hash(body) == detail.body_checksum.get();
+    if sound { Name::new(std::str::from_utf8(body).ok()?).ok() } else { None }
+}
+
+/// Reads and checks the name frame at `at`; `None` where there is none, or it is damaged.
+pub fn read_name<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> Result<Option<Name>> {
+    let Some(frame) = read_frame(medium, marker, at, end)? else { return Ok(None) };
+    if frame.kind != Kind::Name || frame.length > NAME_BYTES_MAX || frame.end().0 > end {
+        return Ok(None);
+    }
+    let mut body = vec![0; to_usize(frame.length)];
+    medium.read_at(frame.body(), &mut body).map_err(|e| Error::io("read a name", medium.path(), e))?;
+    Ok(name_in(&frame, &body))
+}
+
 /// A commit frame whose header and body agree with their checksums.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -260,7 +295,7 @@ impl Commit {
         images.chunks_exact(64).map(|bytes| Image::parse(bytes.try_into().ok()?))
     }
 
-    /// The blobs that it publishes.
+    /// The blobs and names that it publishes.
     pub fn published(&self) -> impl Iterator<Item = Published> + '_ {
         let skip = size_of::<CommitBody>() + to_usize(self.body.images.get() * RECORD_BYTES);
         let bytes = &self.bytes[skip..][..to_usize(self.body.published.get()) * size_of::<Publication>()];
@@ -361,7 +396,7 @@ pub fn walk<M: Medium>(
         let end = tail.chunk_end.min(file_bytes);
         let Some(frame) = read_frame(medium, marker, tail.at, end)? else { break };
         match frame.kind {
-            Kind::Blob if frame.end().0 <= end => tail.at = frame.end(),
+            Kind::Blob | Kind::Name if frame.end().0 <= end => tail.at = frame.end(),
             Kind::Commit => {
                 let Some(commit) = Commit::read(medium, marker, tail.at, end)? else { break };
                 let chained = commit.detail.epoch.get() >= tail.epoch

@@ -2,7 +2,7 @@
 //! it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -11,9 +11,11 @@ use crate::commit::{Done, Settings, Start, Writer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::medium::Medium;
+use crate::names;
 use crate::record::BlobRecord;
 use crate::recovery::Recovery;
 use crate::source::Source;
+use crate::sync::{Mutex, yield_now};
 use crate::view::View;
 use crate::writer::Staged;
 
@@ -44,6 +46,12 @@ impl<M: Medium> Pack<M> {
     pub(crate) fn writing(view: View<M>, start: Start, recovery: Recovery, settings: Settings) -> Pack<M> {
         let source = Arc::new(Source::of_writer(view, start.superblocks.identity));
         Pack { writer: Some(Writer::new(source.clone(), start, settings)), source, recovery }
+    }
+
+    /// Removes the names whose texts are damaged, so that all else that has to do with names works again.
+    pub(crate) fn give_up_damaged_names(&mut self) -> Result<()> {
+        self.recovery.lost_names = names::release_damaged(&self.source, self.writer()?)?;
+        Ok(())
     }
 
     /// What opening it found.
@@ -125,13 +133,13 @@ impl<M: Medium> Shared<M> {
                 // A compaction took this pack's place between the two lines, or does in a moment.
                 Err(back) => operations = back,
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
     /// Commits one operation.
     pub(crate) fn commit_one(&self, operation: Operation) -> Result<(Arc<Pack<M>>, Done)> {
-        let (pack, done) = self.commit(Operations { list: vec![operation], arena: Vec::new() })?;
+        let (pack, done) = self.commit(operation.into())?;
         Ok((pack, done.into_iter().next().expect("one operation has one result")))
     }
 

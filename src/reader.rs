@@ -9,6 +9,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::index::probe::Stop;
 use crate::medium::{Disk, Medium};
+use crate::name::Name;
+use crate::names;
 use crate::pack::Shared;
 use crate::view::View;
 
@@ -94,6 +96,22 @@ impl<M: Medium> Reader<M> {
     /// Those of a damaged pack.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
         Ok(self.find(digest)?.is_some())
+    }
+
+    /// The blob that has a name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`] where none has it.
+    pub fn name(&self, name: &Name) -> Result<Digest> {
+        self.find_name(name)?.ok_or_else(|| Error::NoSuchName { name: name.clone() })
+    }
+
+    /// The blob that has a name, or `None` where none has it.
+    ///
+    /// # Errors
+    /// Those of a damaged pack.
+    pub fn find_name(&self, name: &Name) -> Result<Option<Digest>> {
+        names::find(&self.shared.source(), name)
     }
 
     /// Gets several blobs, in the order of their digests; `None` where one is not stored.

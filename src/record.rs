@@ -1,4 +1,4 @@
-//! Records in memory: what the index holds of a blob and of a link, and how that becomes the 64 bytes of a slot.
+//! Records in memory: what the index holds of a blob, a link and a name, and how that becomes the 64 bytes of a slot.
 //!
 //! A record is parsed once, by [`Image::parse`], which checks checksum, kind and algorithm; what it holds besides
 //! (offsets, lengths, counts) is checked where it is used, against the frame or the neighbour that it speaks of.
@@ -8,7 +8,9 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::digest::Algorithm;
-use crate::format::{BLOB_BYTES_LIMIT, BlobSlot, Counters, Kind, LinkSlot, Offset, SLOT_REMOVED, TAG_MIN, frame_bytes};
+use crate::format::{
+    BLOB_BYTES_LIMIT, BlobSlot, Counters, Kind, LinkSlot, NameSlot, Offset, SLOT_REMOVED, TAG_MIN, frame_bytes,
+};
 
 /// The eight words of a slot, in the machine's byte order.
 pub type Words = [u64; 8];
@@ -24,9 +26,9 @@ pub struct BlobRecord {
     pub length: u64,
     /// The digest's algorithm.
     pub algorithm: Algorithm,
-    /// All references: held by callers, and by links.
+    /// All references: held by callers, by links and by names.
     pub references: u32,
-    /// Those held by links (one for each inbound link).
+    /// Those held by links and names (one for each inbound link, one for each name).
     pub held: u32,
     /// The first blob that it links to, or `NONE`.
     pub first_out: Offset,
@@ -63,13 +65,68 @@ pub struct LinkRecord {
     pub previous_in: Offset,
 }
 
-/// A record of either kind.
+/// What the index knows of a name, or of the anchor of the ring of all names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameRecord {
+    /// Keyed hash of the name; of the empty one in the anchor.
+    pub tag: u64,
+    /// Where the frame with its text stands; `NONE` in the anchor.
+    pub id: Offset,
+    /// The blob that has the name; `NONE` in the anchor.
+    pub target: Offset,
+    /// The next name in the ring, or the anchor.
+    pub next: Neighbour,
+    /// The previous one, or the anchor.
+    pub previous: Neighbour,
+}
+
+/// What leads to the record of a name, without its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Where its frame stands; `NONE` for the anchor.
+    pub id: Offset,
+    /// The record's tag.
+    pub tag: u64,
+}
+
+impl Neighbour {
+    /// The anchor, with the tag of the empty name.
+    #[must_use]
+    pub const fn anchor(tag: u64) -> Neighbour {
+        Neighbour { id: Offset::NONE, tag }
+    }
+
+    /// Whether it is the anchor.
+    #[must_use]
+    pub fn is_anchor(&self) -> bool {
+        self.id == Offset::NONE
+    }
+}
+
+impl NameRecord {
+    /// The anchor of a ring of no names, with the tag of the empty name.
+    #[must_use]
+    pub const fn anchor(tag: u64) -> NameRecord {
+        let anchor = Neighbour::anchor(tag);
+        NameRecord { tag, id: Offset::NONE, target: Offset::NONE, next: anchor, previous: anchor }
+    }
+
+    /// What leads to it.
+    #[must_use]
+    pub const fn place(&self) -> Neighbour {
+        Neighbour { id: self.id, tag: self.tag }
+    }
+}
+
+/// A record of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// Of a blob.
     Blob(BlobRecord),
     /// Of a link.
     Link(LinkRecord),
+    /// Of a name, or the anchor of their ring.
+    Name(NameRecord),
 }
 
 /// What tells two records apart, and never changes while a record lives.
@@ -79,6 +136,8 @@ pub enum Key {
     Blob(Offset),
     /// The link from the first to the second.
     Link(Offset, Offset),
+    /// The name whose frame stands here; `NONE`: the anchor.
+    Name(Offset),
 }
 
 impl Record {
@@ -88,6 +147,7 @@ impl Record {
         match self {
             Record::Blob(blob) => blob.tag,
             Record::Link(link) => link.tag,
+            Record::Name(name) => name.tag,
         }
     }
 
@@ -97,6 +157,7 @@ impl Record {
         match self {
             Record::Blob(blob) => Key::Blob(blob.id),
             Record::Link(link) => Key::Link(link.from, link.to),
+            Record::Name(name) => Key::Name(name.id),
         }
     }
 }
@@ -150,6 +211,22 @@ impl Image {
                 };
                 bytes.copy_from_slice(slot.sealed().as_bytes());
             }
+            Record::Name(name) => {
+                let slot = NameSlot {
+                    tag: U64::new(name.tag),
+                    offset: U64::new(name.id.0),
+                    target: U64::new(name.target.0),
+                    next: U64::new(name.next.id.0),
+                    previous: U64::new(name.previous.id.0),
+                    next_tag: U64::new(name.next.tag),
+                    previous_tag: U64::new(name.previous.tag),
+                    checksum: U32::ZERO,
+                    kind: Kind::Name as u8,
+                    algorithm: 0,
+                    flags,
+                };
+                bytes.copy_from_slice(slot.sealed().as_bytes());
+            }
         }
         bytes
     }
@@ -193,6 +270,16 @@ impl Image {
                     previous_in: Offset(link.previous_in.get()),
                 })
             }
+            Kind::Name => {
+                let name = NameSlot::ref_from_bytes(bytes).ok()?;
+                Record::Name(NameRecord {
+                    tag,
+                    id: Offset(name.offset.get()),
+                    target: Offset(name.target.get()),
+                    next: Neighbour { id: Offset(name.next.get()), tag: name.next_tag.get() },
+                    previous: Neighbour { id: Offset(name.previous.get()), tag: name.previous_tag.get() },
+                })
+            }
             _ => return None,
         };
         Some(Image { record, removed: flags & SLOT_REMOVED != 0 })
@@ -216,10 +303,19 @@ pub struct CountersNow {
     pub names: u64,
     /// Payload bytes of all blobs.
     pub live_bytes: u64,
-    /// Bytes of the file that removed blobs take.
+    /// Bytes of the file that removed blobs and names take.
     pub dead_bytes: u64,
     /// Commit groups so far.
     pub commits: u64,
+}
+
+impl CountersNow {
+    /// How many records there are.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        let anchor = if self.names > 0 { 1 } else { 0 };
+        self.blobs.saturating_add(self.links).saturating_add(self.names).saturating_add(anchor)
+    }
 }
 
 impl From<Counters> for CountersNow {
@@ -297,7 +393,14 @@ mod tests {
             next_in: Offset(3),
             previous_in: Offset(4),
         };
-        for record in [Record::Blob(blob()), Record::Link(link)] {
+        let name = NameRecord {
+            tag: 97,
+            id: Offset(0x4_0080),
+            target: Offset(0x4_0040),
+            next: Neighbour { id: Offset(0x4_0100), tag: 96 },
+            previous: Neighbour::anchor(95),
+        };
+        for record in [Record::Blob(blob()), Record::Link(link), Record::Name(name)] {
             for removed in [false, true] {
                 let image = Image { record, removed };
                 assert_eq!(Image::parse_words(&image.words()), Some(image));

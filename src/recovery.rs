@@ -24,8 +24,8 @@ use crate::commit::Start;
 use crate::digest::Digest;
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, LARGE_BYTES, LIVE_AT, Offset, PAGE_BYTES, SPACE_AT, align_up, live,
-    segment_bytes, to_usize,
+    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, Kind, LARGE_BYTES, LIVE_AT, NAME_BYTES_MAX, Offset, PAGE_BYTES,
+    SPACE_AT, align_up, live, segment_bytes, to_usize,
 };
 use crate::index::table::Table;
 use crate::log::{self, Commit, Group, Passed, Tail, read_chunk};
@@ -35,6 +35,7 @@ use crate::record::CountersNow;
 use crate::record::Record;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
+use crate::sync::Ordering;
 use crate::view::View;
 
 /// Payloads are checked, and the log is written again, in pieces of this size.
@@ -60,6 +61,19 @@ pub struct Recovery {
     pub lost_commits: u64,
     /// Blobs that these had stored.
     pub lost_blobs: Vec<Digest>,
+    /// Names whose texts can't be read any more, and which a rebuild has therefore removed.
+    pub lost_names: Vec<LostName>,
+}
+
+/// A name whose text was damaged, so that a rebuild has removed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LostName {
+    /// Where in the file its frame stood, in bytes.
+    pub offset: u64,
+    /// The blob that had the name. The reference that the name held on it is a caller's now.
+    pub digest: Digest,
 }
 
 /// What a look at the log found.
@@ -273,7 +287,7 @@ pub fn look<M: Medium>(view: &View<M>) -> Result<(CountersNow, u64)> {
     let entries = view
         .words(live.directory, 1 << live.depth)
         .ok_or_else(|| view.damaged(live.directory, "the index directory lies outside the file"))?;
-    let mut segments: Vec<u64> = entries.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).collect();
+    let mut segments: Vec<u64> = entries.iter().map(|word| word.load(Ordering::Relaxed)).collect();
     segments.sort_unstable();
     segments.dedup();
     Ok((scan.counters(&superblocks.newest.counters), segments.len() as u64))
@@ -619,7 +633,7 @@ fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Resu
             if here < behind {
                 continue;
             }
-            let commit = Frame::parse(head, marker, here).filter(|frame| frame.kind == crate::format::Kind::Commit);
+            let commit = Frame::parse(head, marker, here).filter(|frame| frame.kind == Kind::Commit);
             let Some(frame) = commit.filter(|frame| frame.length <= budget) else { continue };
             budget -= frame.length;
             if let Some(commit) = Commit::read(medium, marker, here, to)? {
@@ -632,10 +646,15 @@ fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Resu
     Ok(found)
 }
 
-/// The CRC-32 over payload and header of the blob frame at `at`; `None` where there is none.
+/// The CRC-32 over payload and header of the blob or name frame at `at`; `None` where there is none.
 pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_bytes: u64) -> Result<Option<u32>> {
     let Some(frame) = log::read_frame(medium, marker, at, file_bytes)? else { return Ok(None) };
-    if frame.digest.is_none() || frame.body().0 + frame.length > file_bytes {
+    let whole = match frame.kind {
+        Kind::Blob => true,
+        Kind::Name => frame.length <= NAME_BYTES_MAX,
+        _ => false,
+    };
+    if !whole || frame.body().0 + frame.length > file_bytes {
         return Ok(None);
     }
     let mut crc = crc32fast::Hasher::new();

@@ -1,6 +1,6 @@
 //! Where readers get their view, and how a read-only handle follows what other processes do (rule R14).
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -10,6 +10,7 @@ use crate::index::probe::{Answer, Stop};
 use crate::index::tag::Tagger;
 use crate::medium::{AtPath, Medium};
 use crate::recovery;
+use crate::sync::Mutex;
 use crate::view::View;
 
 /// How often a question is asked again because the view was renewed in between.

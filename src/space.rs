@@ -314,7 +314,7 @@ impl Space {
 
     fn new_segments<M: Medium>(&mut self, medium: &M, needed: u64) -> Result<()> {
         let bytes = segment_bytes(self.slots);
-        let ahead = needed.max((self.total_segments / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX));
+        let ahead = run_segments(self.total_segments, needed);
         // Where there is no room to work ahead, what is needed may still fit.
         let (first, count) = match self.new_run(medium, bytes, ahead, HOLDS_SEGMENTS) {
             Ok(first) => (first, ahead),
@@ -432,6 +432,12 @@ impl Space {
         }
         Ok((segments, directories))
     }
+}
+
+/// How many segments a new run has where `needed` are needed and there are `total` so far.
+#[must_use]
+pub fn run_segments(total: u64, needed: u64) -> u64 {
+    needed.max((total / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX))
 }
 
 /// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::error::{Error, Result};
 use crate::format::{
     CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT,
-    SUPERBLOCKS_AT, Superblock, VERSION, segment_bytes,
+    SUPERBLOCKS_AT, Superblock, VERSION, features, segment_bytes,
 };
 use crate::log::{PLAIN_BYTES, Tail};
 use crate::medium::Medium;
@@ -145,7 +145,8 @@ impl Superblocks {
 
     /// Refuses what this code does not know: features without which nothing can be read, or, for writing, written.
     pub fn check_features<M: Medium>(&self, medium: &M, write: bool) -> Result<()> {
-        let unknown = self.newest.incompatible.get() | if write { self.newest.read_only_compatible.get() } else { 0 };
+        let unknown = self.newest.incompatible.get() & !features::INCOMPATIBLE
+            | if write { self.newest.read_only_compatible.get() } else { 0 };
         if unknown == 0 {
             return Ok(());
         }
@@ -190,7 +191,8 @@ fn is_sound(copy: &Superblock, length: u64) -> bool {
         && copy.run.get() < end
 }
 
-/// A superblock for this state of the pack, with the sequence after `before`'s.
+/// A superblock for this state of the pack, with the sequence after `before`'s and its features. Where there are names
+/// it says so, whatever that one said: only a forged log has names that no superblock announces.
 #[must_use]
 pub fn next_superblock(
     before: &Superblock,
@@ -199,6 +201,7 @@ pub fn next_superblock(
     live: LiveWord,
     counters: CountersNow,
 ) -> Superblock {
+    let names = if counters.names > 0 { features::NAMES } else { 0 };
     Superblock {
         sequence: U64::new(before.sequence.get() + 1),
         epoch: U64::new(tail.epoch),
@@ -211,6 +214,7 @@ pub fn next_superblock(
         directory: U64::new(live.directory.0),
         depth: U32::new(live.depth),
         run: U64::new(space.run().0),
+        incompatible: U64::new(before.incompatible.get() | names),
         counters: counters.into(),
         ..*before
     }

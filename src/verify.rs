@@ -2,14 +2,14 @@
 //!
 //! Checked are: both superblocks and the identity; every segment of the index, every record's checksum; every record
 //! against the log, in both directions; every blob's frame and digest, read with system calls, so that an unreadable
-//! sector is a finding and not a signal; reference counts, and the lists of links, walked both ways; the counters. It
-//! never stops at the first finding. Not checked: the space between frames, and what commits of the past said that
-//! later ones replaced, beyond their checksums.
+//! sector is a finding and not a signal; every name's frame; reference counts, the lists of links and the ring of
+//! names, walked both ways; the counters. It never stops at the first finding. Not checked: the space between frames,
+//! and what commits of the past said that later ones replaced, beyond their checksums.
 //!
 //! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only
 //! what never changes is checked, which [`Verified::partial`] says.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -19,11 +19,12 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{Entry, Frame, IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock, header_bytes};
 use crate::index::probe::Stop;
-use crate::log::Tail;
+use crate::log::{Tail, read_name};
 use crate::medium::Medium;
+use crate::name::Name;
 use crate::pack::Shared;
 use crate::record::CountersNow;
-use crate::record::{BlobRecord, Key, Record};
+use crate::record::{BlobRecord, Key, NameRecord, Neighbour, Record};
 use crate::recovery;
 use crate::superblock::Superblocks;
 use crate::view::{View, read_vec};
@@ -37,6 +38,8 @@ pub struct Finding {
     pub offset: Option<u64>,
     /// The blob that it concerns, if it concerns one.
     pub digest: Option<Digest>,
+    /// The name that it concerns, if it concerns one that can be read.
+    pub name: Option<Name>,
     /// What is wrong, in one line.
     pub what: String,
 }
@@ -48,6 +51,9 @@ impl std::fmt::Display for Finding {
         }
         if let Some(digest) = self.digest {
             write!(f, "{digest}: ")?;
+        }
+        if let Some(name) = &self.name {
+            write!(f, "name {:?}: ", name.as_str())?;
         }
         f.write_str(&self.what)
     }
@@ -62,6 +68,8 @@ pub struct Verified {
     pub blobs: u64,
     /// Links whose records were read.
     pub links: u64,
+    /// Names whose records were read.
+    pub names: u64,
     /// Payload bytes compared with their digests.
     pub bytes: u64,
     /// All damage. Empty: the pack is sound.
@@ -76,11 +84,20 @@ struct Verifier<'a, M: Medium> {
     result: Verified,
     blobs: Vec<(BlobRecord, Option<Digest>)>,
     links: HashSet<(Offset, Offset), foldhash::fast::RandomState>,
+    /// Names by their ids, with the texts that could be read; the anchor is that with the id `NONE`.
+    names: HashMap<Offset, (NameRecord, Option<Name>), foldhash::fast::RandomState>,
 }
 
 impl<M: Medium> Verifier<'_, M> {
     fn found(&mut self, offset: Option<Offset>, digest: Option<Digest>, what: impl Into<String>) {
-        self.result.damage.push(Finding { offset: offset.map(|at| at.0), digest, what: what.into() });
+        self.result.damage.push(Finding { offset: offset.map(|at| at.0), digest, name: None, what: what.into() });
+    }
+
+    /// Something about the name with this id.
+    fn found_of_name(&mut self, id: Offset, what: impl Into<String>) {
+        let name = self.names.get(&id).and_then(|(_, name)| name.clone());
+        let offset = (id != Offset::NONE).then_some(id.0);
+        self.result.damage.push(Finding { offset, digest: None, name, what: what.into() });
     }
 
     fn failed(&mut self, error: Error) {
@@ -135,6 +152,7 @@ impl<M: Medium> Verifier<'_, M> {
 
     fn record(&mut self, record: &Record) {
         match record {
+            Record::Name(name) => self.name(name),
             Record::Link(link) => {
                 self.result.links += 1;
                 if !self.links.insert((link.from, link.to)) {
@@ -158,6 +176,27 @@ impl<M: Medium> Verifier<'_, M> {
                 }
                 self.blobs.push((*blob, digest));
             }
+        }
+    }
+
+    fn name(&mut self, record: &NameRecord) {
+        let is_anchor = record.id == Offset::NONE;
+        self.result.names += u64::from(!is_anchor);
+        let medium = self.view.medium();
+        let read = || read_name(medium.as_ref(), self.view.marker(), record.id, medium.length().ok()?).ok()?;
+        let text = if is_anchor { None } else { read() };
+        let tag = self.view.tagger().of_name(text.as_ref().map_or("", Name::as_str));
+        let unreadable = !is_anchor && text.is_none();
+        if self.names.insert(record.id, (*record, text)).is_some() {
+            self.found_of_name(record.id, "the name is there twice");
+        }
+        if is_anchor && record.target != Offset::NONE {
+            self.found_of_name(record.id, "the anchor of the names speaks of a blob");
+        }
+        if unreadable {
+            self.found_of_name(record.id, "a record speaks of a name here, but there is none, or its text is damaged");
+        } else if tag != record.tag {
+            self.found_of_name(record.id, "the record has the tag of another name");
         }
     }
 
@@ -195,6 +234,10 @@ impl<M: Medium> Verifier<'_, M> {
                     Record::Link(link) => {
                         self.found(None, None, format!("the link from {} to {} {what}", link.from, link.to));
                     }
+                    Record::Name(NameRecord { id: Offset::NONE, .. }) => {
+                        self.found(None, None, format!("the anchor of the names {what}"));
+                    }
+                    Record::Name(name) => self.found_of_name(name.id, format!("the name's record {what}")),
                 }
             }
             next = after;
@@ -204,13 +247,15 @@ impl<M: Medium> Verifier<'_, M> {
     /// Counts and lists of every blob.
     fn graph(&mut self) {
         let blobs = std::mem::take(&mut self.blobs);
+        let mut named = self.ring();
         for (blob, digest) in &blobs {
+            let names = named.remove(&blob.id).unwrap_or(0);
             if blob.references < blob.held || blob.references == 0 {
-                let what = format!("{} references, of which links hold {}", blob.references, blob.held);
+                let what = format!("{} references, of which links and names hold {}", blob.references, blob.held);
                 self.found(Some(blob.id), *digest, what);
             }
             for outward in [true, false] {
-                if let Err(what) = self.list(blob, outward) {
+                if let Err(what) = self.list(blob, outward, names) {
                     self.found(Some(blob.id), *digest, what);
                 }
             }
@@ -220,13 +265,59 @@ impl<M: Medium> Verifier<'_, M> {
         for (from, to) in left {
             self.found(None, None, format!("the link from {from} to {to} is not on both of its lists"));
         }
+        let mut astray: Vec<Offset> = named.into_keys().collect();
+        astray.sort_unstable();
+        for id in astray {
+            self.found(Some(id), None, "a name is of a blob that has no record");
+        }
         self.blobs = blobs;
     }
 
+    /// Walks the ring of names both ways; each step uses up a name. Returns how many names each blob has.
+    fn ring(&mut self) -> HashMap<Offset, u64> {
+        for onward in [true, false] {
+            let which = if onward { "the ring of names" } else { "the ring of names, walked back," };
+            let mut left: HashMap<Offset, NameRecord> = self.names.iter().map(|(id, (name, _))| (*id, *name)).collect();
+            let anchor = left.remove(&Offset::NONE);
+            let mut at = anchor;
+            if at.is_none() && !left.is_empty() {
+                self.found(None, None, "there are names, but the anchor of their ring is not there");
+                break;
+            }
+            while let Some(here) = at {
+                let (next, back): (_, fn(&NameRecord) -> Neighbour) =
+                    if onward { (here.next, |name| name.previous) } else { (here.previous, |name| name.next) };
+                at = left.remove(&next.id);
+                let tag = if next.is_anchor() { anchor.map(|anchor| anchor.tag) } else { at.map(|there| there.tag) };
+                if at.is_none() && !next.is_anchor() {
+                    self.found_of_name(here.id, format!("{which} is broken behind this one, at {}", next.id));
+                } else if tag != Some(next.tag) {
+                    self.found_of_name(here.id, format!("{which} is broken behind this one: it has another tag"));
+                } else if at.is_some_and(|there| back(&there) != here.place()) {
+                    self.found_of_name(next.id, format!("{which} does not lead back from this one"));
+                }
+            }
+            let mut left: Vec<Offset> = left.into_keys().collect();
+            left.sort_unstable();
+            for id in left {
+                self.found_of_name(id, format!("{which} does not lead to this one"));
+            }
+        }
+        let mut named = HashMap::new();
+        for (name, _) in self.names.values().filter(|(name, _)| name.id != Offset::NONE) {
+            *named.entry(name.target).or_insert(0) += 1;
+        }
+        named
+    }
+
     /// Walks a list; the number of steps is bounded by the count that the blob has.
-    fn list(&mut self, blob: &BlobRecord, outward: bool) -> Result<(), String> {
-        let (mut next, count) =
-            if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, u64::from(blob.held)) };
+    fn list(&mut self, blob: &BlobRecord, outward: bool, names: u64) -> Result<(), String> {
+        let held = u64::from(blob.held);
+        let links = held.saturating_sub(names);
+        if !outward && held < names {
+            return Err(format!("links and names hold {held} references, but it has {names} names"));
+        }
+        let (mut next, count) = if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, links) };
         let name = if outward { "the list of links out" } else { "the list of links in" };
         let mut previous = Offset::NONE;
         for _ in 0..count {
@@ -253,6 +344,7 @@ impl<M: Medium> Verifier<'_, M> {
         let pairs = [
             ("blobs", counters.blobs, self.result.blobs),
             ("links", counters.links, self.result.links),
+            ("names", counters.names, self.result.names),
             ("payload bytes", counters.live_bytes, live_bytes),
         ];
         for (what, counted, there) in pairs {
@@ -288,7 +380,7 @@ impl<M: Medium> Verifier<'_, M> {
                         Ok(found) => format!("the bytes have the digest {found}"),
                         Err(error) => error.to_string(),
                     };
-                    damage.push(Finding { offset: Some(payload.0), digest: Some(*digest), what });
+                    damage.push(Finding { offset: Some(payload.0), digest: Some(*digest), name: None, what });
                 }
             }
         };
@@ -328,7 +420,13 @@ fn check<M: Medium>(
     state: Option<(&Superblocks, Tail, CountersNow)>,
     progress: &mut dyn FnMut(Progress),
 ) -> Verified {
-    let mut verifier = Verifier { view, result: Verified::default(), blobs: Vec::new(), links: HashSet::default() };
+    let mut verifier = Verifier {
+        view,
+        result: Verified::default(),
+        blobs: Vec::new(),
+        links: HashSet::default(),
+        names: HashMap::default(),
+    };
     verifier.heads();
     verifier.index();
     if let Some((superblocks, tail, counters)) = state {
@@ -344,17 +442,22 @@ fn check<M: Medium>(
 
 /// Verifies the pack that is current; see [`Store::verify`](crate::Store::verify).
 pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
-    let pack = shared.pack();
-    let source = pack.source();
-    if let Ok(writer) = pack.writer() {
+    let mut pack = shared.pack();
+    while let Ok(writer) = pack.writer() {
         let mut result = Verified::default();
-        writer.pause_commits(false, |superblocks| {
+        let looked = writer.pause_commits(false, |superblocks| {
             let (counters, tail) = writer.totals();
-            result = check(&*source.renew()?, Some((superblocks, tail, counters)), progress);
+            result = check(&*pack.source().renew()?, Some((superblocks, tail, counters)), progress);
             Ok(false)
         })?;
-        return Ok(result);
+        if looked {
+            return Ok(result);
+        }
+        // A compaction took this pack's place meanwhile, or does in a moment.
+        std::thread::yield_now();
+        pack = shared.pack();
     }
+    let source = pack.source();
     source.current()?;
     let view: Arc<View<M>> = source.view();
     if !view.is_private() {

@@ -6,13 +6,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::format::{Frame, Identity, LiveWord, Offset, live, to_usize};
+use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, live, to_usize};
 use crate::index::tag::Tagger;
-use crate::map::Map;
+use crate::log::name_in;
+use crate::map::{AllWords, Map};
 use crate::medium::Medium;
+use crate::name::Name;
+use crate::sync::{AtomicU64, Ordering, Word};
 
 /// The regions of a reader that recovers for itself: offsets from `start` on lie in memory (rule R14).
 struct Overlay {
@@ -165,12 +167,12 @@ impl<M: Medium> View<M> {
 
     /// The words of the file, as long as it was when last asked; `None` for a view that recovered for itself.
     #[inline]
-    pub fn file_words(&self) -> Option<&[AtomicU64]> {
+    pub fn file_words(&self) -> Option<AllWords<'_>> {
         if self.overlay.is_some() {
             return None;
         }
         let known = self.length.load(Ordering::Relaxed).min(self.map.length());
-        self.map.words(Offset(0), to_usize(known / 8))
+        self.map.all_words(known)
     }
 
     /// What the notice is while this view is true.
@@ -181,7 +183,7 @@ impl<M: Medium> View<M> {
 
     /// Mutable shared words: of the live page, a directory or a segment. `None` where the file or the map is too short.
     #[inline]
-    pub fn words(&self, offset: Offset, count: usize) -> Option<&[AtomicU64]> {
+    pub fn words(&self, offset: Offset, count: usize) -> Option<&[Word]> {
         if let Some(overlay) = &self.overlay
             && offset.0 >= overlay.start
         {
@@ -214,6 +216,12 @@ impl<M: Medium> View<M> {
         Frame::parse(bytes, self.marker, offset)
     }
 
+    /// The text of the name whose frame stands at `offset`; `None` where there is none, or it is damaged.
+    pub fn name_in_frame(&self, offset: Offset) -> Option<Name> {
+        let frame = self.frame(offset).filter(|frame| frame.length <= NAME_BYTES_MAX)?;
+        name_in(&frame, self.bytes(frame.body(), frame.length)?)
+    }
+
     /// Begins to load the cache line at `offset`.
     #[inline]
     pub fn prefetch(&self, offset: Offset) {
@@ -238,6 +246,11 @@ impl<M: Medium> View<M> {
         let Ok(now) = self.medium.length() else { return false };
         self.length.fetch_max(now, Ordering::Relaxed);
         end <= now
+    }
+
+    /// Whether the file is longer than the map, so that a longer map may show what this one does not.
+    pub fn is_outgrown(&self) -> bool {
+        self.outgrown(self.map.length() + 1)
     }
 
     /// Whether `end` lies inside the file but beyond the map, so that a longer map would help.

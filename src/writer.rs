@@ -9,7 +9,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::batch::{Large, Operations};
 use crate::commit::{Durability, Writer};
@@ -21,6 +20,7 @@ use crate::log::seal_blob;
 use crate::medium::Medium;
 use crate::pack::{Descriptor, Pack, Shared};
 use crate::space::Region;
+use crate::sync::{AtomicU64, Ordering, yield_now};
 
 /// The first extent of a stream without a hint.
 const FIRST_BYTES: u64 = 1 << 20;
@@ -43,6 +43,22 @@ impl<M: Medium> Counted<M> {
     fn new(pack: Arc<Pack<M>>, which: fn(&Writer<M>) -> &AtomicU64) -> Result<Counted<M>> {
         which(pack.writer()?).fetch_add(1, Ordering::AcqRel);
         Ok(Counted { writer: pack, which })
+    }
+
+    /// Counts as an open writer of the pack that is current, so that no compaction takes its place before the blob is
+    /// committed: its extent would stay behind in the old file.
+    fn open(shared: &Shared<M>) -> Result<Counted<M>> {
+        loop {
+            let pack = shared.pack();
+            let writer = pack.writer()?;
+            writer.check()?;
+            let counted = writer.unless_moved(|| Counted::new(pack.clone(), Writer::open_writers))?;
+            match counted {
+                Some(counted) => return Ok(counted),
+                // A compaction took this pack's place, or does in a moment.
+                None => yield_now(),
+            }
+        }
     }
 }
 
@@ -101,12 +117,11 @@ pub struct BlobWriter<M: Medium = crate::medium::Disk> {
 
 impl<M: Medium> BlobWriter<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>, algorithm: Algorithm) -> Result<BlobWriter<M>> {
-        let pack = shared.pack();
-        pack.writer()?.check()?;
+        let counted = Counted::open(&shared)?;
         Ok(BlobWriter {
-            _counted: Counted::new(pack.clone(), Writer::open_writers)?,
+            pack: counted.writer.clone(),
+            _counted: counted,
             shared,
-            pack,
             hasher: Hasher::new(algorithm),
             algorithm,
             checksum: crc32fast::Hasher::new(),

@@ -358,7 +358,7 @@ fn a_very_deep_chain_is_freed_at_once() {
     }
     batch.commit().unwrap();
     let removed = std::thread::Builder::new().stack_size(128 << 10).spawn(move || store.dereference(&below)).unwrap();
-    assert_eq!(removed.join().unwrap().unwrap().blobs(), DEPTH.into());
+    assert_eq!(removed.join().unwrap().unwrap().blobs(), u64::from(DEPTH));
 }
 
 #[test]
@@ -537,7 +537,8 @@ fn a_prefix_means_the_one_blob_that_begins_so() {
     assert!(matches!(store.resolve(&text[..14]), Err(Error::InvalidDigest { .. })));
     assert!(matches!(store.resolve("sha256:00000000"), Err(Error::InvalidDigest { .. })));
     assert!(matches!(store.resolve("sha512:2cf24dba"), Err(Error::InvalidDigest { .. })));
-    assert!(matches!(store.resolve("SHA256:2cf24dba"), Err(Error::UnsupportedAlgorithm { .. })));
+    // Labels are lower case: anything else is a name.
+    assert!(matches!(store.resolve("SHA256:2cf24dba"), Err(Error::NoSuchName { .. })));
     assert!(matches!(store.resolve("sha256:2CF24DBA"), Err(Error::InvalidDigest { .. })));
     // A whole digest is taken as it is, stored or not.
     assert_eq!(store.resolve(&unknown().to_string()).unwrap(), unknown());
@@ -645,6 +646,45 @@ fn a_temporary_store_goes_away_with_its_last_handle() {
     assert!(!path.exists() && !path.parent().unwrap().exists());
 }
 
+/// Of two compactions at once the second one went on with the pack that the first had replaced, and put a copy of that in
+/// the place of the new one: what was committed in between was gone.
+#[test]
+fn two_compactions_at_once_keep_what_is_committed_between_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let kept = store.put(&content(1, 1000)).unwrap().digest;
+    let (first, begun) = std::sync::mpsc::channel();
+    let (second, working) = std::sync::mpsc::channel();
+    let (put, is_put) = std::sync::mpsc::channel();
+    let moment = std::time::Duration::from_millis(300);
+    let other = store.clone();
+    let thread = std::thread::spawn(move || {
+        begun.recv().unwrap();
+        let options = blobpack::CompactOptions::new().progress(move |_| {
+            let _ = second.send(());
+            // It is put now, which was the fault, or after this compaction, so that this is not answered.
+            let _ = is_put.recv_timeout(moment);
+        });
+        other.compact_with(options).unwrap();
+    });
+    let options = blobpack::CompactOptions::new().progress(move |_| {
+        // The other one takes the pack that is replaced soon, and waits.
+        let _ = first.send(());
+        std::thread::sleep(moment);
+    });
+    store.compact_with(options).unwrap();
+    working.recv().unwrap();
+    let between = store.put(&content(2, 1000)).unwrap().digest;
+    let _ = put.send(());
+    thread.join().unwrap();
+    for store in [store.clone(), Store::options().read_only(true).open(directory.path()).unwrap()] {
+        assert_eq!(store.list().count(), 2);
+        for digest in [kept, between] {
+            store.get(&digest).unwrap().verify().unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_new_pack_has_the_mode_that_was_asked_for_and_a_compacted_one_keeps_it() {
     use std::os::unix::fs::MetadataExt;
@@ -702,6 +742,28 @@ fn a_compaction_refuses_a_pack_of_several_names() {
     assert!(matches!(store.compact(), Err(Error::HardLinks { links: 2, .. })));
     std::fs::remove_file(directory.path().join("second")).unwrap();
     store.compact().unwrap();
+}
+
+#[test]
+fn a_reader_finds_what_crosses_the_end_of_its_map() {
+    // A map is a GiB, or a larger power of two, long. A blob that began before its end and ended behind it was damage to
+    // a reader that had the file mapped before it grew so far.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pack");
+    Store::open(&path).unwrap().close().unwrap();
+    // Space is given out from the end of the file; a hole costs nothing.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len((1 << 30) - (64 << 10)).unwrap();
+    let store = Store::options().durability(Durability::Process).open(&path).unwrap();
+    let other = Store::options().read_only(true).open(&path).unwrap();
+    let reader = other.reader().unwrap();
+    assert!(!other.contains(&unknown()).unwrap());
+    let bytes = content(1, 200_000);
+    let digest = store.put(&bytes).unwrap().digest;
+    let blob = other.get(&digest).unwrap();
+    let (_, at) = blob.file_range().unwrap();
+    assert!(at < 1 << 30 && at + blob.size() > 1 << 30, "it begins at {at}");
+    assert!(*blob == *bytes && *reader.get(&digest).unwrap() == *bytes);
 }
 
 #[test]

@@ -13,8 +13,10 @@ use blobpack::{Algorithm, Digest, Store};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const VERBS: [&str; 12] =
-    ["put", "get", "ls", "stat", "ref", "deref", "link", "unlink", "verify", "compact", "rebuild", "inspect"];
+const VERBS: [&str; 19] = [
+    "put", "get", "ls", "stat", "ref", "deref", "link", "unlink", "name", "names", "unname", "verify", "compact",
+    "rebuild", "inspect", "tree", "why", "du", "map",
+];
 
 /// The exit codes that the tool's help promises.
 mod code {
@@ -195,13 +197,19 @@ fn wrong_usage_exits_with_2() {
         &["put"],
         &["ls", "store.pack", "--shiny"],
         &["put", "store.pack", "--algorithm", "md5"],
+        &["put", "store.pack", "--name", ""],
+        &["put", "store.pack", "--name", "two", "one", "two"],
+        &["name", "store.pack", "sha256:x"],
+        &["name", "store.pack", "--ref", "x"],
+        &["unname", "store.pack", "a\tb"],
         &["put", "store.pack", "--wait", "-1"],
         &["get", "store.pack", "sha256:00000000", "--range", "5"],
         &["get", "store.pack", "sha256:00000000", "--range", "a..b"],
         &["compact", "store.pack", "--min-dead", "101"],
-        // What is no digest, and what is a prefix but too short.
-        &["get", "store.pack", "nonsense"],
-        &["get", "store.pack", "md5:d41d8cd98f00b204e9800998ecf8427e"],
+        // What is no digest and no name, and what is a prefix but too short.
+        &["get", "store.pack", "sha256:nonsense"],
+        &["get", "store.pack", ""],
+        &["get", "store.pack", "two\nlines"],
         &["stat", "store.pack", "sha256:ABCDEF0123"],
         &["ref", "store.pack", "sha256:1234567"],
     ];
@@ -219,8 +227,10 @@ fn only_put_creates_a_pack() {
     for verb in VERBS {
         let arguments: Vec<&str> = match verb {
             "put" => continue,
-            "get" | "ref" | "deref" => vec![verb, "store.pack", &digest],
+            "get" | "ref" | "deref" | "tree" | "why" => vec![verb, "store.pack", &digest],
             "link" | "unlink" => vec![verb, "store.pack", "--to", &digest, "--from", &digest],
+            "name" => vec![verb, "store.pack", "x", &digest],
+            "unname" => vec![verb, "store.pack", "x"],
             _ => vec![verb, "store.pack"],
         };
         let message = place.call(arguments).refuses(code::FAILED);
@@ -539,9 +549,9 @@ fn stat_of_the_pack_and_of_a_blob() {
     assert_eq!(totals["file_bytes"], place.pack().metadata().unwrap().len());
 
     let blob = place.json(["stat", "--json", "store.pack", &from]);
-    assert_keys(&blob, &BLOB_KEYS);
+    assert_keys(&blob, &[&BLOB_KEYS[..], &["names"]].concat());
     assert_eq!(blob["links"], serde_json::json!([to]));
-    assert_eq!(blob["referrers"], serde_json::json!([]));
+    assert_eq!((&blob["referrers"], &blob["names"]), (&serde_json::json!([]), &serde_json::json!([])));
     let blob = place.json(["stat", "--json", "store.pack", &to]);
     assert_eq!((&blob["size"], &blob["ref_count"]), (&5.into(), &1.into()));
     assert_eq!(blob["referrers"], serde_json::json!([from]));
@@ -549,6 +559,19 @@ fn stat_of_the_pack_and_of_a_blob() {
     assert!(place.text(["stat", "store.pack"]).lines().any(|line| line.starts_with("blobs ") && line.ends_with(" 2")));
     let text = place.text(["stat", "store.pack", &to]);
     assert!(text.contains(&to) && text.contains(&format!("linked from   {from}")), "{text}");
+    assert!(text.lines().any(|line| line == "of callers    0"), "{text}");
+
+    for _ in 0..4 {
+        place.text(["ref", "store.pack", &to]);
+    }
+    place.text(["name", "store.pack", "the layer", &to]);
+    place.text(["name", "store.pack", "a name: 1", &to]);
+    place.text(["name", "store.pack", "another's", &from]);
+    let blob = place.json(["stat", "--json", "store.pack", "a name: 1"]);
+    assert_eq!((&blob["ref_count"], &blob["names"]), (&5.into(), &serde_json::json!(["a name: 1", "the layer"])));
+    let lines = place.text(["stat", "store.pack", &to]);
+    let lines: Vec<&str> = lines.lines().skip(2).take(4).collect();
+    assert_eq!(lines, ["references    5", "of callers    2", "name          a name: 1", "name          the layer"]);
 }
 
 // References and links
@@ -614,6 +637,76 @@ fn unlink_of_the_last_reference_removes() {
     place.call(["get", "store.pack", &to]).refuses(code::NO_SUCH_BLOB);
 }
 
+// Names
+
+#[test]
+fn a_name_takes_a_reference_and_serves_wherever_a_digest_does() {
+    let place = Place::new();
+    let digest = place.put(b"an image");
+    assert_eq!(place.text(["name", "store.pack", "app:1", &digest]), "");
+    assert_eq!(place.text(["name", "store.pack", "app:1"]), format!("{digest}\n"));
+    assert_eq!(place.text(["get", "store.pack", "app:1"]), "an image");
+    assert_eq!(place.json(["stat", "--json", "store.pack", "app:1"])["digest"], digest);
+    assert_eq!(place.json(["stat", "--json", "store.pack"])["names"], 1);
+    assert!(place.text(["stat", "store.pack"]).lines().any(|line| line.split_whitespace().eq(["names", "1"])));
+    // The name holds the only reference.
+    place.call(["deref", "store.pack", "app:1"]).refuses(code::FAILED);
+    place.call(["name", "store.pack", "app:latest", "app:1"]).refuses(code::FAILED);
+    place.text(["name", "--ref", "store.pack", "app:latest", "app:1"]);
+    assert_eq!(place.text(["names", "store.pack"]), format!("{digest}  app:1\n{digest}  app:latest\n"));
+    let lines = place.text(["names", "--json", "store.pack"]);
+    for (line, name) in lines.lines().zip(["app:1", "app:latest"]) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line, serde_json::json!({ "name": name, "digest": digest }));
+    }
+    let unnamed = place.json(["unname", "--json", "store.pack", "app:1"]);
+    assert_keys(&unnamed, &["removed", "reclaimable_bytes"]);
+    assert_eq!(unnamed["removed"], serde_json::json!([]));
+    assert_eq!(place.text(["unname", "store.pack", "app:latest"]), format!("{digest}\n"));
+    assert_eq!(place.text(["names", "store.pack"]), "");
+    for call in
+        [&["get", "store.pack", "app:1"][..], &["unname", "store.pack", "app:1"], &["name", "store.pack", "app:1"]]
+    {
+        let message = place.call(call).refuses(code::NO_SUCH_BLOB);
+        assert!(message.contains("app:1"), "{message}");
+    }
+}
+
+#[test]
+fn a_name_that_moves_removes_what_it_alone_kept() {
+    let place = Place::new();
+    let (to, from) = place.linked();
+    place.text(["name", "store.pack", "latest", &from]);
+    let new = place.put(b"newer");
+    let moved = place.json(["name", "--json", "store.pack", "latest", &new]);
+    assert_keys(&moved, &["name", "digest", "removed", "reclaimable_bytes"]);
+    assert_eq!((&moved["name"], &moved["digest"]), (&"latest".into(), &new.clone().into()));
+    assert_eq!(moved["removed"], serde_json::json!([from, to]));
+    let found = place.json(["name", "--json", "store.pack", "latest"]);
+    assert_eq!(found, serde_json::json!({ "name": "latest", "digest": new }));
+}
+
+#[test]
+fn put_names_the_only_file_in_the_same_commit() {
+    let place = Place::new();
+    place.write("one", b"one");
+    place.write("two", &noise(100_000));
+    let one = place.json(["put", "--json", "--name", "latest", "store.pack", "one"]);
+    assert_eq!((&one["digest"], &one["ref_count"]), (&sha256(b"one").into(), &1.into()));
+    // Again: the name holds one reference, whatever it is set to.
+    let again = place.json(["put", "--json", "--name", "latest", "store.pack", "one"]);
+    assert_eq!(again["ref_count"], 1);
+    let two = place.call(["put", "--name", "latest", "store.pack", "two"]).expect(code::DONE);
+    assert!(two.stderr.starts_with("removed 1 blob;"), "{}", two.stderr);
+    assert_eq!(place.text(["names", "store.pack"]), format!("{}  latest\n", sha256(&noise(100_000))));
+    assert_eq!(place.text(["ls", "store.pack"]).lines().count(), 1);
+    // What can't be read is not named, and the name keeps what it has.
+    place.call(["put", "--name", "latest", "store.pack", "missing"]).refuses(code::FAILED);
+    assert_eq!(place.text(["names", "store.pack"]).lines().count(), 1);
+    let verified = place.json(["verify", "--json", "store.pack"]);
+    assert_eq!(verified["damage"], serde_json::json!([]));
+}
+
 // Long operations
 
 #[test]
@@ -637,7 +730,7 @@ fn verify_lists_all_damage() {
     let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert_eq!(verified["damage"].as_array().unwrap().len(), 2);
     for damage in verified["damage"].as_array().unwrap() {
-        assert_keys(damage, &["offset", "digest", "what"]);
+        assert_keys(damage, &["offset", "digest", "name", "what"]);
     }
     // Nothing can bring those bytes back, but nothing else is to be lost either.
     place.call(["verify", "--repair", "store.pack"]).expect(code::DAMAGE);
@@ -668,6 +761,32 @@ fn verify_repairs_an_index() {
     place.call(["verify", "--repair", "store.pack"]).expect(code::DONE);
     assert_eq!(place.text(["get", "store.pack", &digest]), "hello");
     place.text(["verify", "store.pack"]);
+}
+
+#[test]
+fn verify_repairs_names_whose_texts_are_damaged_by_removing_them_and_says_so() {
+    let place = Place::new();
+    let (one, two) = (place.put(b"one"), place.put(b"two"));
+    place.text(["name", "store.pack", "the first name", &one]);
+    place.text(["name", "store.pack", "the second name", &two]);
+    let sound = fs::read(place.pack()).unwrap();
+    place.spoil(b"the second name");
+    let at = sound.windows(15).position(|window| window == b"the second name").unwrap() - 64;
+    place.call(["verify", "store.pack"]).expect(code::DAMAGE);
+    place.call(["names", "store.pack"]).expect(code::DAMAGE);
+    let said = format!("offset {at}: removed a name of {two} whose text is damaged; its reference is a caller's now");
+    let spoilt = fs::read(place.pack()).unwrap();
+    for (verb, options) in [("verify", vec!["--repair"]), ("rebuild", vec![])] {
+        fs::write(place.pack(), &spoilt).unwrap();
+        let repaired = place.call([verb, "store.pack"].into_iter().chain(options)).expect(code::DONE);
+        assert!(repaired.stderr.contains(&said), "{}", repaired.stderr);
+        assert_eq!(place.text(["names", "store.pack"]), format!("{one}  the first name\n"));
+        assert_eq!(place.text(["get", "store.pack", &two]), "two");
+        place.text(["compact", "store.pack"]);
+        place.text(["name", "store.pack", "the second name", &two]);
+        place.text(["unname", "store.pack", "the second name"]);
+        assert_eq!(place.text(["ls", "store.pack"]), format!("{one}\n"));
+    }
 }
 
 #[test]

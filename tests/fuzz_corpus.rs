@@ -9,6 +9,9 @@ mod digest_string;
 mod frame_scan;
 #[path = "../fuzz/bodies/image.rs"]
 mod image;
+#[cfg(feature = "oci")]
+#[path = "../fuzz/bodies/image_source.rs"]
+mod image_source;
 #[path = "../fuzz/bodies/operations_model.rs"]
 mod operations_model;
 #[path = "../fuzz/bodies/pack_bytes.rs"]
@@ -44,6 +47,12 @@ fn any_text_is_a_digest_in_its_one_spelling_or_none() {
 #[test]
 fn any_operations_do_what_a_model_does() {
     on_corpus("operations_model", operations_model::run);
+}
+
+#[cfg(feature = "oci")]
+#[test]
+fn any_archive_is_a_whole_image_or_none() {
+    on_corpus("image_source", image_source::run);
 }
 
 /// A seed that the format has left behind would be refused at once, and test nothing.

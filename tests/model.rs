@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use blobpack::format::{LARGE_BYTES, PAGE_BYTES, frame_bytes};
+use blobpack::format::{LARGE_BYTES, PAGE_BYTES, frame_bytes, name_frame_bytes};
 use blobpack::medium::{Disk, Medium, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Algorithm, Blob, Digest, Error, Removed, Store};
@@ -30,6 +30,16 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const HELD: usize = 6;
 
 type Name = usize;
+/// A name of the store's, by its number.
+type Label = usize;
+/// So many occur.
+const LABELS: usize = 5;
+
+/// The texts of names: short, long, and in the order that a listing must not have by chance.
+fn label(label: Label) -> blobpack::Name {
+    let text = ["z".into(), "library/alpine:3.20".into(), "ä".repeat(512), "a".repeat(200), "Z z".into()];
+    blobpack::Name::new(text[label].clone()).unwrap()
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -40,6 +50,8 @@ enum Operation {
     Dereference(Name),
     Link(Name, Name),
     Unlink(Name, Name),
+    SetName(Label, Name),
+    RemoveName(Label),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +102,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => name().prop_map(Operation::Dereference),
         6 => (name(), name()).prop_map(|(to, from)| Operation::Link(to, from)),
         2 => (name(), name()).prop_map(|(to, from)| Operation::Unlink(to, from)),
+        3 => (0..LABELS, name()).prop_map(|(label, name)| Operation::SetName(label, name)),
+        1 => (0..LABELS).prop_map(Operation::RemoveName),
     ]
 }
 
@@ -145,10 +159,11 @@ fn world() -> &'static World {
     WORLD.with(|world| *world)
 }
 
-/// The references that callers hold, and what a blob links to.
+/// The references that callers hold, and what a blob links to; and who has which name.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     blobs: BTreeMap<Name, (u64, BTreeSet<Name>)>,
+    labels: BTreeMap<Label, Name>,
     dead_bytes: u64,
 }
 
@@ -168,6 +183,7 @@ enum Refusal {
         to: Name,
         from: Name,
     },
+    NoSuchName(Label),
     /// In a batch of several.
     At(usize, Box<Refusal>),
 }
@@ -189,13 +205,19 @@ impl Model {
         self.blobs.iter().filter(|(_, (_, links))| links.contains(&name)).map(|(&from, _)| from).collect()
     }
 
+    /// By links and names.
+    fn held(&self, name: Name) -> u64 {
+        let names = self.labels.values().filter(|&&named| named == name).count();
+        (self.inbound(name).len() + names) as u64
+    }
+
     fn references(&self, name: Name) -> u64 {
-        self.blobs[&name].0 + self.inbound(name).len() as u64
+        self.blobs[&name].0 + self.held(name)
     }
 
     fn take(&mut self, name: Name) -> Result<(), Refusal> {
         self.need(name)?;
-        let (references, held) = (self.references(name), self.inbound(name).len() as u64);
+        let (references, held) = (self.references(name), self.held(name));
         let callers = &mut self.need(name)?.0;
         *callers = callers.checked_sub(1).ok_or(Refusal::NoSpare { name, references, held })?;
         Ok(())
@@ -208,8 +230,7 @@ impl Model {
     /// Until nothing changes: who is held by nobody is gone.
     fn sweep(&mut self) -> Answer {
         let (mut names, mut bytes) = (BTreeSet::new(), 0);
-        while let Some(name) =
-            self.blobs.keys().copied().find(|&name| self.blobs[&name].0 == 0 && self.inbound(name).is_empty())
+        while let Some(name) = self.blobs.keys().copied().find(|&name| self.blobs[&name].0 == 0 && self.held(name) == 0)
         {
             self.blobs.remove(&name);
             bytes += World::space(name);
@@ -255,6 +276,20 @@ impl Model {
                 }
                 Ok(self.sweep())
             }
+            Operation::SetName(label, name) => {
+                self.take(name)?;
+                self.labels.insert(label, name);
+                Ok(self.sweep())
+            }
+            Operation::RemoveName(number) => {
+                self.labels.remove(&number).ok_or(Refusal::NoSuchName(number))?;
+                let frame = name_frame_bytes(label(number).as_str().len() as u64);
+                self.dead_bytes += frame;
+                match self.sweep() {
+                    Answer::Removed { names, bytes } => Ok(Answer::Removed { names, bytes: bytes + frame }),
+                    other => Ok(other),
+                }
+            }
         }
     }
 
@@ -284,6 +319,7 @@ fn refusal(error: Error) -> Refusal {
         }
         Error::WouldCycle { to, from } => Refusal::Cycle { to: name(&to), from: name(&from) },
         Error::NotLinked { to, from } => Refusal::NotLinked { to: name(&to), from: name(&from) },
+        Error::NoSuchName { name } => Refusal::NoSuchName((0..LABELS).find(|&n| label(n) == name).unwrap()),
         Error::Batch { index, source } => Refusal::At(index, Box::new(refusal(*source))),
         other => panic!("{other}"),
     }
@@ -329,6 +365,8 @@ fn run_one<M: Medium>(store: &Store<M>, operation: Operation) -> Result<Answer, 
         Operation::Dereference(name) => store.dereference(&digests[name]).map(|found| removed(&found)),
         Operation::Link(to, from) => store.link(&digests[to], &digests[from]).map(|()| Answer::Linked),
         Operation::Unlink(to, from) => store.unlink(&digests[to], &digests[from]).map(|found| removed(&found)),
+        Operation::SetName(number, name) => store.set_name(&label(number), &digests[name]).map(|found| removed(&found)),
+        Operation::RemoveName(number) => store.remove_name(&label(number)).map(|found| removed(&found)),
     };
     result.map_err(refusal)
 }
@@ -349,6 +387,8 @@ fn run_batch<M: Medium>(store: &Store<M>, operations: &[Operation]) -> Result<Ve
             Operation::Dereference(name) => drop(batch.dereference(&digests[name])),
             Operation::Link(to, from) => drop(batch.link(&digests[to], &digests[from])),
             Operation::Unlink(to, from) => drop(batch.unlink(&digests[to], &digests[from])),
+            Operation::SetName(number, name) => drop(batch.set_name(&label(number), &digests[name])),
+            Operation::RemoveName(number) => drop(batch.remove_name(&label(number))),
         }
     }
     let outcomes = batch.commit().map_err(refusal)?;
@@ -577,7 +617,8 @@ impl<'s, P: Place> Run<'s, P> {
         }
         let stats = self.store().stats().unwrap();
         let new = stats.commits - self.commits;
-        assert!(new <= 1 && (new == 1 || self.model.blobs == before.blobs), "{new} commits");
+        let same = self.model.blobs == before.blobs && self.model.labels == before.labels;
+        assert!(new <= 1 && (new == 1 || same), "{new} commits");
         self.commits = stats.commits;
         if new == 0 && self.model.dead_bytes > before.dead_bytes {
             // A batch that removed all that it brought was nothing, and wrote nothing.
@@ -633,7 +674,16 @@ fn check<M: Medium>(store: &Store<M>, model: &Model, last: &[Digest]) -> Vec<Dig
         assert_eq!(into.len(), model.inbound(name).len());
         assert_eq!(into.iter().copied().collect::<BTreeSet<_>>(), model.inbound(name));
     }
+    let mut named: Vec<_> = model.labels.iter().map(|(&number, &name)| (label(number), digests[name])).collect();
+    named.sort();
+    assert_eq!(store.names().unwrap(), named);
+    for number in 0..LABELS {
+        let digest = model.labels.get(&number).map(|&name| digests[name]);
+        assert_eq!(store.find_name(&label(number)).unwrap(), digest);
+        assert_eq!(reader.find_name(&label(number)).unwrap(), digest);
+    }
     let stats = store.stats().unwrap();
+    assert_eq!(stats.names, named.len() as u64);
     assert_eq!(stats.blobs, model.blobs.len() as u64);
     assert_eq!(stats.links, model.blobs.values().map(|(_, links)| links.len() as u64).sum::<u64>());
     assert_eq!(stats.live_bytes, model.blobs.keys().map(|&name| SIZES[name] as u64).sum::<u64>());
@@ -650,6 +700,7 @@ fn run<P: Place>(steps: &[Step], seen: &Seen) {
     let verified = run.store().verify().unwrap();
     assert!(verified.damage.is_empty(), "{:?}", verified.damage);
     assert_eq!(verified.blobs, run.model.blobs.len() as u64);
+    assert_eq!(verified.names, run.model.labels.len() as u64);
     // What was held has to be held beyond the store.
     drop(run.store.take());
     for (name, blob) in &run.held {

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blobpack::{Algorithm, Digest, Durability, Error, Store};
@@ -349,83 +348,6 @@ fn a_second_writer_is_turned_away_until_the_first_one_is_gone() {
     assert!(matches!(here, Err(Error::Locked { .. })), "the same process is turned away too");
     drop(store);
     obedient(directory.path()).finish();
-}
-
-#[test]
-fn writers_and_readers_in_many_threads_end_where_each_alone_would() {
-    const THREADS: u64 = 6;
-    let directory = tempfile::tempdir().unwrap();
-    let store = small().durability(Durability::Process).open(directory.path()).unwrap();
-    let shared = store.put(b"all threads hold on to this").unwrap().digest;
-    let stays: Vec<Digest> = (0..50).map(|n| store.put(&content(n, 300)).unwrap().digest).collect();
-    let ended = AtomicBool::new(false);
-    let kept: Vec<Vec<(u64, Digest)>> = std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let mut reader = store.reader().unwrap();
-                while !ended.load(Ordering::Relaxed) {
-                    for (n, digest) in stays.iter().enumerate() {
-                        assert!(*reader.get(digest).unwrap() == *content(n as u64, 300));
-                    }
-                    let listed: Vec<Digest> = store.list().map(Result::unwrap).collect();
-                    assert!(stays.iter().all(|digest| listed.contains(digest)), "a listing lost what stays");
-                    reader.refresh().unwrap();
-                }
-            });
-        }
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                match store.compact() {
-                    Ok(_) | Err(Error::InUse { .. }) => {}
-                    Err(error) => panic!("{error}"),
-                }
-                store.checkpoint().unwrap();
-                std::thread::yield_now();
-            }
-        });
-        let writers: Vec<_> = (1..=THREADS)
-            .map(|thread| {
-                let store = &store;
-                scope.spawn(move || {
-                    let mut kept = Vec::new();
-                    for n in 0..150 {
-                        let seed = (thread << 32) + n;
-                        let length = if n % 30 == 3 { 70_000 } else { 200 };
-                        let digest = store.put(&content(seed, length)).unwrap().digest;
-                        store.reference(&shared).unwrap();
-                        if n % 2 == 0 {
-                            assert_eq!(store.dereference(&digest).unwrap().blobs(), 1);
-                            store.dereference(&shared).unwrap();
-                            continue;
-                        }
-                        let mut batch = store.batch();
-                        let parent = batch.put(&content(seed + (1 << 31), 100)).unwrap();
-                        batch.link(&digest, &parent);
-                        batch.commit().unwrap();
-                        if n % 3 == 0 {
-                            assert_eq!(store.dereference(&parent).unwrap().blobs(), 2);
-                        } else {
-                            kept.push((seed, parent));
-                        }
-                    }
-                    kept
-                })
-            })
-            .collect();
-        let kept = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
-        ended.store(true, Ordering::Relaxed);
-        kept
-    });
-    let blobs = 51 + 2 * kept.iter().map(Vec::len).sum::<usize>() as u64;
-    for (seed, parent) in kept.iter().flatten() {
-        assert!(*store.get(parent).unwrap() == *content(seed + (1 << 31), 100));
-        let children: Vec<Digest> = store.links(parent).unwrap().map(Result::unwrap).collect();
-        assert_eq!(children.len(), 1);
-        assert_eq!(store.descriptor(&children[0]).unwrap().ref_count, 1);
-    }
-    assert_eq!(store.descriptor(&shared).unwrap().ref_count, 1 + THREADS * 75);
-    assert_eq!(store.stats().unwrap().blobs, blobs);
-    assert!(store.verify().unwrap().damage.is_empty());
 }
 
 #[test]

@@ -1,16 +1,18 @@
-//! Any operations, against a model: who holds which reference, and what links to what.
+//! Any operations, against a model: who holds which reference, what links to what, and who has which name.
 
 use std::collections::BTreeSet;
 
 use blobpack::commit::Tuning;
 use blobpack::medium::{Sim, SimDirectory};
 use blobpack::store::How;
-use blobpack::{Algorithm, Digest, Error, OpenOptions, Store};
+use blobpack::{Algorithm, Digest, Error, Name, OpenOptions, Store};
 
 const PACK: &str = "blobs.pack";
 const FILE_BYTES_MAX: u64 = 8 << 20;
 /// So many different blobs occur.
 const NAMES: usize = 12;
+/// So many different names of blobs occur.
+const LABELS: usize = 4;
 /// An input has no more operations.
 const OPERATIONS_MAX: usize = 200;
 /// The one large blob.
@@ -21,6 +23,7 @@ const LARGE_BYTES: usize = 66_000;
 struct Model {
     held: [u64; NAMES],
     links: BTreeSet<(usize, usize)>,
+    labels: [Option<usize>; LABELS],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ enum Operation {
     Dereference(usize),
     Link { to: usize, from: usize },
     Unlink { to: usize, from: usize },
+    SetName { label: usize, to: usize },
+    RemoveName(usize),
 }
 
 impl Model {
@@ -38,7 +43,8 @@ impl Model {
     }
 
     fn references(&self, name: usize) -> u64 {
-        self.held[name] + self.inbound(name)
+        let named = self.labels.iter().filter(|label| **label == Some(name)).count() as u64;
+        self.held[name] + self.inbound(name) + named
     }
 
     fn reaches(&self, start: usize, goal: usize) -> bool {
@@ -69,6 +75,12 @@ impl Model {
                 self.links.insert((from, to));
             }
             Operation::Unlink { to, from } if self.links.remove(&(from, to)) => self.sweep(),
+            Operation::SetName { label, to } if self.held[to] > 0 => {
+                self.held[to] -= 1;
+                self.labels[label] = Some(to);
+                self.sweep();
+            }
+            Operation::RemoveName(label) if self.labels[label].take().is_some() => self.sweep(),
             _ => return false,
         }
         true
@@ -130,6 +142,11 @@ fn content(name: usize) -> Vec<u8> {
     (0..length).map(|at| (at * (name + 1)).to_le_bytes()[0]).collect()
 }
 
+/// The texts of names, in their order.
+fn text(label: usize) -> Name {
+    Name::new(format!("{label}{}", "x".repeat(label * 300))).expect("it is short enough")
+}
+
 fn operation(step: &[u8]) -> Operation {
     let (to, from) = (usize::from(step[1]) % NAMES, usize::from(step[2]) % NAMES);
     match step[0] % 16 {
@@ -137,6 +154,8 @@ fn operation(step: &[u8]) -> Operation {
         4 => Operation::Reference(to),
         5 | 6 => Operation::Dereference(to),
         7 => Operation::Unlink { to, from },
+        8 if step[2] >= 128 => Operation::SetName { label: usize::from(step[2]) % LABELS, to },
+        9 if step[2] >= 192 => Operation::RemoveName(to % LABELS),
         _ => Operation::Link { to, from },
     }
 }
@@ -158,6 +177,8 @@ impl Run {
                 Operation::Dereference(name) => drop(batch.dereference(&self.digests[name])),
                 Operation::Link { to, from } => drop(batch.link(&self.digests[to], &self.digests[from])),
                 Operation::Unlink { to, from } => drop(batch.unlink(&self.digests[to], &self.digests[from])),
+                Operation::SetName { label, to } => drop(batch.set_name(&text(label), &self.digests[to])),
+                Operation::RemoveName(label) => drop(batch.remove_name(&text(label))),
             }
         }
         let mut after = self.model.clone();
@@ -202,8 +223,16 @@ impl Run {
             assert_eq!(links, expected.map(|&(_, to)| self.digests[to]).collect());
             assert_eq!(blob.link_count(), links.len() as u64);
         }
+        let named = self.model.labels.iter().enumerate();
+        let named: Vec<_> = named.filter_map(|(label, to)| Some((text(label), self.digests[(*to)?]))).collect();
+        assert_eq!(self.store().names().expect("it is sound"), named);
+        for (label, to) in self.model.labels.iter().enumerate() {
+            let found = self.store().find_name(&text(label)).expect("it is sound");
+            assert_eq!(found, to.map(|to| self.digests[to]));
+        }
         let stats = self.store().stats().expect("it is sound");
-        assert_eq!((stats.blobs, stats.links), (blobs, self.model.links.len() as u64));
+        let expected = (blobs, self.model.links.len() as u64, named.len() as u64);
+        assert_eq!((stats.blobs, stats.links, stats.names), expected);
         assert_eq!(self.store().list().map(Result::unwrap).count() as u64, blobs);
     }
 }
@@ -211,6 +240,10 @@ impl Run {
 fn refusal(error: &Error) -> bool {
     matches!(
         error,
-        Error::NotFound { .. } | Error::NoSpareReference { .. } | Error::WouldCycle { .. } | Error::NotLinked { .. }
+        Error::NotFound { .. }
+            | Error::NoSpareReference { .. }
+            | Error::WouldCycle { .. }
+            | Error::NotLinked { .. }
+            | Error::NoSuchName { .. }
     )
 }

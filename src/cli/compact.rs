@@ -8,21 +8,28 @@ use serde::Serialize;
 use blobpack::CompactOptions;
 
 use super::failure::Failure;
-use super::output::{Output, note};
+use super::output::{Output, Size, note};
 use super::pack::{Json, WritePack, close};
 use super::progress;
 
 /// Give back the space of removed blobs.
 ///
 /// Copies what is alive into a new file, checking every digest on the way, and puts it in the pack's place. Until then
-/// the pack is untouched; readers that have it open go on undisturbed. It needs as much free space as the live blobs
-/// take.
+/// the pack is untouched; readers that have it open go on undisturbed.
+///
+/// Counts: none change.
+///
+/// Costs: every live blob is read, hashed and written once. While it runs it needs as much free space as the live blobs
+/// take, and other writers wait.
+///
+/// Never: touches the pack before its successor is whole and durable, disturbs who reads the old file, copies a damaged
+/// blob.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   blobpack compact store.pack
   blobpack compact --min-dead 25 --wait 60 store.pack
-  blobpack compact --output /mnt/other/store.pack store.pack
+  blobpack compact --output ../elsewhere/store.pack store.pack
 
 Prints the bytes before, after and freed.
 --json prints one object: {\"before_bytes\",\"after_bytes\",\"freed_bytes\"}.")]
@@ -72,9 +79,9 @@ impl Compact {
                 freed_bytes: compacted.freed_bytes,
             })?;
         } else {
-            output.line(format_args!("before  {:>20}", compacted.before_bytes))?;
-            output.line(format_args!("after   {:>20}", compacted.after_bytes))?;
-            output.line(format_args!("freed   {:>20}", compacted.freed_bytes))?;
+            output.line(format_args!("before  {:>20}", Size::on_stdout(compacted.before_bytes)))?;
+            output.line(format_args!("after   {:>20}", Size::on_stdout(compacted.after_bytes)))?;
+            output.line(format_args!("freed   {:>20}", Size::on_stdout(compacted.freed_bytes)))?;
         }
         output.flush()?;
         if compacted.skipped {

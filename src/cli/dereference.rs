@@ -4,11 +4,20 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::output::Output;
-use super::pack::{Json, WritePack, close, print_removed, resolve};
+use super::pack::{Json, WritePack, close, json_removed, print_removed, resolve};
 
 /// Drop one reference on a blob; the last one removes it, and what only it kept alive.
 ///
-/// A reference that a link holds is not yours to drop: unlink it.
+/// A reference that a link or a name holds is not yours to drop: unlink it, or unname it.
+///
+/// Counts: one reference less. At zero the blob goes, and each blob that it links to has one less in turn, and so on
+/// down, all in one commit.
+///
+/// Costs: one commit with its sync; it grows with the number of blobs that go, not with their sizes. Works on a full
+/// disk too.
+///
+/// Never: takes a reference that a link or a name holds, removes what somebody else keeps, gives space back: that is
+/// what `compact` does.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -32,13 +41,7 @@ impl Dereference {
         let removed = store.dereference(&resolve(&store, &self.digest)?)?;
         let mut output = Output::new();
         if self.format.json {
-            // Written as it is read: a cascade can be longer than memory holds.
-            output.text(format_args!("{{\"removed\":["))?;
-            for (n, digest) in removed.digests().enumerate() {
-                output.text(format_args!("{}\"{}\"", if n == 0 { "" } else { "," }, digest?))?;
-            }
-            output.line(format_args!("],\"reclaimable_bytes\":{}}}", removed.reclaimable_bytes()))?;
-            output.flush()?;
+            json_removed(None::<&()>, &removed, &mut output)?;
         } else {
             print_removed(&removed, &mut output)?;
         }

@@ -34,6 +34,11 @@ impl Failure {
         Failure { code: USAGE, message: None }
     }
 
+    /// The command line was wrong in a way that clap does not know of.
+    pub fn wrong_usage(message: impl Into<String>) -> Failure {
+        Failure { code: USAGE, message: Some(message.into()) }
+    }
+
     /// No blob's digest begins with this prefix.
     pub fn no_blob_begins_with(prefix: &str) -> Failure {
         Failure { code: NO_SUCH_BLOB, message: Some(format!("no blob {prefix}… in the pack")) }
@@ -70,14 +75,20 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure { code: code_of(&error), message: Some(error.to_string()) }
+        let message = match &error {
+            // The library's remedy is an option of its own.
+            Error::NoPack { path } => format!("{}: no pack here (put and import create one)", path.display()),
+            error => error.to_string(),
+        };
+        Failure { code: code_of(&error), message: Some(message) }
     }
 }
 
 fn code_of(error: &Error) -> u8 {
     match error {
         Error::Batch { source, .. } => code_of(source),
-        Error::InvalidDigest { .. } | Error::UnsupportedAlgorithm { .. } => USAGE,
+        Error::InvalidDigest { .. } | Error::InvalidName { .. } | Error::UnsupportedAlgorithm { .. } => USAGE,
+        Error::InvalidLocation { .. } => USAGE,
         Error::Locked { .. } => LOCKED,
         // The tool expects nothing of what it stores, so a mismatch is always a stored blob that has changed.
         Error::DigestMismatch { .. } | Error::SizeMismatch { .. } => DAMAGE,

@@ -1,8 +1,7 @@
 //! `blobpack get`: a blob out of the pack.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -10,18 +9,26 @@ use indicatif::ProgressBar;
 
 use super::copy::copy;
 use super::failure::Failure;
-use super::pack::{ReadPack, is_same_file, resolve};
+use super::pack::{ReadPack, resolve};
 use super::progress;
+use super::target::Target;
 
 /// Write a blob to standard output or to a file.
 ///
 /// The whole blob's digest is checked before its first byte goes out, for a range too.
+///
+/// Counts: none change.
+///
+/// Costs: the whole blob is hashed, for a range too; then the kernel copies what was asked for.
+///
+/// Never: writes to the pack or waits for who does, lets a byte of a damaged blob out, leaves half a file at the path
+/// of -o.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   blobpack get store.pack sha256:2cf24dba > report.pdf
   blobpack get store.pack sha256:2cf24dba -o report.pdf
-  blobpack get store.pack sha256:2cf24dba --range 0..512 | xxd
+  blobpack get store.pack sha256:2cf24dba --range 0..4 | xxd
 
 A file given with -o appears whole or not at all.")]
 pub struct Get {
@@ -86,72 +93,5 @@ impl Get {
         });
         bar.finish_and_clear();
         written.map_err(|error| Failure::new(format!("{}: {error}", path.display())))
-    }
-}
-
-/// Where `-o` writes to.
-enum Target {
-    /// A device, a pipe: there is nothing to put in its place.
-    Direct(File),
-    /// A file under a name of its own until it is whole.
-    Temporary { file: File, name: Temporary, target: PathBuf },
-}
-
-/// A file that is removed unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-impl Target {
-    fn create(path: &Path, pack: &Path) -> io::Result<Target> {
-        // Through symbolic links, which are to stay.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let old = match fs::metadata(&target) {
-            Ok(old) if !old.is_file() => {
-                return OpenOptions::new().write(true).open(&target).map(Target::Direct);
-            }
-            Ok(old) if is_same_file(&old, &fs::metadata(pack)?) => return Err(io::Error::other("is the pack itself")),
-            old => old.ok(),
-        };
-        let Some(name) = target.file_name() else { return Err(io::ErrorKind::InvalidFilename.into()) };
-        for attempt in 0u32.. {
-            // The prefix of a long name: the addition is not to make it longer than names can be.
-            let prefix: String = name.to_string_lossy().chars().take(40).collect();
-            let temporary = target.with_file_name(format!(".{prefix}.{}-{attempt}.tmp", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-                Ok(file) => {
-                    let name = Temporary(temporary);
-                    if let Some(old) = old {
-                        file.set_permissions(old.permissions())?;
-                    }
-                    return Ok(Target::Temporary { file, name, target });
-                }
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    fn file(&self) -> &File {
-        match self {
-            Target::Direct(file) | Target::Temporary { file, .. } => file,
-        }
-    }
-
-    /// Gives the whole file its name.
-    fn publish(self) -> io::Result<()> {
-        match self {
-            Target::Direct(_) => Ok(()),
-            Target::Temporary { name, target, .. } => {
-                fs::rename(&name.0, target)?;
-                std::mem::forget(name);
-                Ok(())
-            }
-        }
     }
 }

@@ -9,6 +9,14 @@ use super::pack::{Detail, Json, WritePack, close, long_line, resolve};
 /// Link one blob to another, which it keeps alive from then on.
 ///
 /// The link takes over one reference of yours on the blob that is linked to. To keep one for yourself, `ref` it first.
+///
+/// Counts: none change; a reference of yours becomes the link's. Where the two are linked already there is one
+/// reference less on the blob that is linked to, for a link holds exactly one.
+///
+/// Costs: one commit with its sync. Where something links to the blob that is to hold the link, a search for a cycle
+/// along the links first.
+///
+/// Never: takes a reference that another link or a name holds, closes a cycle, reads the bytes of a blob.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

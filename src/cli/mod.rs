@@ -5,24 +5,38 @@
 //! when a bar is shown.
 
 mod compact;
+mod completions;
 mod copy;
 mod dereference;
+mod dot;
+mod du;
+mod export;
 mod failure;
 mod get;
+mod import;
 mod inspect;
 mod link;
 mod ls;
+mod man;
+mod map;
+mod name;
+mod names;
 pub mod output;
 mod pack;
+mod place;
 mod progress;
 mod put;
 mod rebuild;
 mod reference;
 mod stat;
+mod target;
+mod tree;
 mod unlink;
+mod unname;
 mod verify;
+mod why;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -38,12 +52,12 @@ const ABOUT: &str = "Keeps immutable blobs, each under the digest of its bytes, 
 
 const AFTER_HELP: &str = "\
 A pack counts references. `put` and `ref` give you a reference on a blob, `deref` drops one, and `link` \
-moves one of yours into another blob, which then keeps the first one alive. A blob goes when its last \
-reference goes, and what it links to may go with it. `compact` gives the space back.
+moves one of yours into another blob, which then keeps the first one alive, as `name` moves one into a \
+name. A blob goes when its last reference goes, and what it links to may go with it. `compact` gives the space back.
 
-PACK is a file, or a directory with a file blobs.pack in it. Only `put` creates it.
+PACK is a file, or a directory with a file blobs.pack in it. Only `put` and `import` create it.
 DIGEST is sha256:, sha384: or sha512: and hex digits, lower case; the first 8 or more digits do where only \
-one blob begins so.
+one blob begins so. A NAME will do wherever a DIGEST is asked for.
 
 Examples:
   blobpack put store.pack report.pdf photo.jpg
@@ -55,8 +69,8 @@ Examples:
 Exit codes:
   0  done
   1  failed
-  2  wrong usage: an unknown option, or an argument that is no digest
-  3  no such blob
+  2  wrong usage: an unknown option, or an argument that is no digest and no name
+  3  no such blob or name
   4  damage found in the pack
   5  locked by another process (see --wait)";
 
@@ -70,10 +84,26 @@ enum Verb {
     Deref(dereference::Dereference),
     Link(link::Link),
     Unlink(unlink::Unlink),
+    Name(name::Name),
+    Names(names::Names),
+    Unname(unname::Unname),
     Verify(verify::Verify),
     Compact(compact::Compact),
     Rebuild(rebuild::Rebuild),
     Inspect(inspect::Inspect),
+    Import(import::Import),
+    Export(export::Export),
+    Tree(tree::Tree),
+    Why(why::Why),
+    Du(du::Du),
+    Map(map::Map),
+    Completions(completions::Completions),
+    Man(man::ManPages),
+}
+
+/// The whole command line: what completions and manual pages are made from.
+fn command() -> Command {
+    Arguments::command()
 }
 
 /// Parses the process's arguments and does what they ask for.
@@ -98,9 +128,20 @@ pub fn run() -> Result<(), Failure> {
         Verb::Deref(verb) => verb.run(),
         Verb::Link(verb) => verb.run(),
         Verb::Unlink(verb) => verb.run(),
+        Verb::Name(verb) => verb.run(),
+        Verb::Names(verb) => verb.run(),
+        Verb::Unname(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Compact(verb) => verb.run(),
         Verb::Rebuild(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Import(verb) => verb.run(),
+        Verb::Export(verb) => verb.run(),
+        Verb::Tree(verb) => verb.run(),
+        Verb::Why(verb) => verb.run(),
+        Verb::Du(verb) => verb.run(),
+        Verb::Map(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::output::{Output, complain, count, note};
+use super::output::{Output, Size, complain, count, note, size_note};
 
 /// The pack of a verb that reads.
 #[derive(Args)]
@@ -47,6 +47,15 @@ impl WritePack {
     /// Opens a pack that is there, for writing.
     pub fn open(&self) -> Result<Store, Failure> {
         Ok(self.options().open(&self.path)?)
+    }
+
+    /// Opens the pack for reading, if there is one.
+    pub fn read_if_there(&self) -> Result<Option<Store>, Failure> {
+        match Store::options().read_only(true).create(false).open(&self.path) {
+            Ok(store) => Ok(Some(store)),
+            Err(Error::NoPack { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens the pack for writing, or creates it.
@@ -91,12 +100,22 @@ pub fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Reads a digest, or a prefix that one blob begins with.
+/// Reads a digest, a prefix that one blob begins with, or a name.
 pub fn resolve(store: &Store, text: &str) -> Result<Digest, Failure> {
     match store.resolve(text) {
         Err(Error::InvalidDigest { .. }) if is_prefix(text) => Err(Failure::no_blob_begins_with(text)),
+        Err(Error::NoSuchName { name }) if is_foreign_digest(text) => {
+            Err(text.parse::<Digest>().err().unwrap_or(Error::NoSuchName { name }).into())
+        }
         resolved => Ok(resolved?),
     }
+}
+
+/// Whether a text that is a name by the rules was more likely meant as a digest: of another algorithm, or with its
+/// label in upper case. The shortest digest in use, of MD5, has 32 digits.
+fn is_foreign_digest(text: &str) -> bool {
+    let hex = text.split_once(':').map_or("", |(_, hex)| hex);
+    hex.len() >= 32 && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// Whether a text is written as a digest's prefix is.
@@ -140,7 +159,24 @@ impl Detail {
 /// A blob on a line: digest, size, references, links.
 pub fn long_line(blob: &Descriptor) -> String {
     // As wide as a SHA-256 digest, which most are; a listing has no end to look ahead to for the widest.
-    format!("{:<71}  {:>14}  {:>8}  {:>8}", blob.digest.to_string(), blob.size, blob.ref_count, blob.link_count)
+    let (digest, size) = (blob.digest.to_string(), Size::on_stdout(blob.size));
+    format!("{digest:<71}  {size:>14}  {:>8}  {:>8}", blob.ref_count, blob.link_count)
+}
+
+/// What was removed as one JSON object, behind the fields of another one. Written as it is read: a cascade can be
+/// longer than memory holds.
+pub fn json_removed(before: Option<&impl Serialize>, removed: &Removed, output: &mut Output) -> Result<(), Failure> {
+    let before = before.map(serde_json::to_string).transpose();
+    let before = before.map_err(|e| Failure::new(format!("writing JSON: {e}")))?;
+    match before.as_deref().and_then(|object| object.strip_suffix('}')) {
+        Some(fields) => output.text(format_args!("{fields},\"removed\":["))?,
+        None => output.text(format_args!("{{\"removed\":["))?,
+    }
+    for (n, digest) in removed.digests().enumerate() {
+        output.text(format_args!("{}\"{}\"", if n == 0 { "" } else { "," }, digest?))?;
+    }
+    output.line(format_args!("],\"reclaimable_bytes\":{}}}", removed.reclaimable_bytes()))?;
+    output.flush()
 }
 
 /// Says on standard output what was removed, on standard error how much that was.
@@ -149,7 +185,12 @@ pub fn print_removed(removed: &Removed, output: &mut Output) -> Result<(), Failu
         output.line(digest?)?;
     }
     output.flush()?;
-    let (blobs, bytes) = (count(removed.blobs(), "blob"), count(removed.reclaimable_bytes(), "byte"));
-    note(&format!("removed {blobs}; compaction can free {bytes}"));
+    note_removed(removed);
     Ok(())
+}
+
+/// Says on standard error how much was removed.
+pub fn note_removed(removed: &Removed) {
+    let (blobs, bytes) = (count(removed.blobs(), "blob"), size_note(removed.reclaimable_bytes()));
+    note(&format!("removed {blobs}; compaction can free {bytes}"));
 }

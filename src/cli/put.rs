@@ -15,11 +15,11 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use blobpack::{Algorithm, Batch, Digest, Error, Outcome, Store};
+use blobpack::{Algorithm, Batch, Digest, Error, Name, Outcome, Store};
 
 use super::failure::Failure;
 use super::output::{Output, checksum_line, complain};
-use super::pack::{Json, WritePack, close, is_same_file};
+use super::pack::{Json, WritePack, close, is_same_file, note_removed};
 use super::progress;
 
 /// Files up to this size wait in memory for their batch, longer ones stream.
@@ -37,17 +37,27 @@ const PIECE_BYTES: usize = 1 << 20;
 ///
 /// Prints `DIGEST  NAME` a line once the file is durable. You have one reference on each blob then; a file that is in
 /// the pack already is not stored again but has one reference more.
+///
+/// Counts: each blob has one reference more, yours; a new one has its first. With --name it is the name's, and what had
+/// the name before has one less, as with `name`.
+///
+/// Costs: every file is read and hashed once. What is new is written once; a file of 64 KiB or more is written before
+/// it is known whether it is stored already, and given back then. One sync for up to 1,000 files. A few MiB of memory,
+/// however long the files are.
+///
+/// Never: keeps the same bytes twice, prints a line before its blob is durable, changes a file.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   blobpack put store.pack report.pdf photo.jpg
   tar c src | blobpack put store.pack
-  find . -type f -print0 | xargs -0 blobpack put store.pack
+  find src -type f -print0 | xargs -0 blobpack put store.pack
   blobpack put --algorithm sha512 store.pack disk.img
+  blobpack put --name reports/today store.pack report.pdf
 
 A name with a backslash or a line's end in it is escaped as sha256sum does it. A file that can't be read is named \
 on standard error; the others are stored all the same, and the exit code is 1.
---json prints an object a line: {\"digest\",\"name\",\"size\",\"ref_count\"}; what is not UTF-8 in a name
+--json prints an object a line: {\"digest\",\"name\",\"size\",\"ref_count\"}; what is not UTF-8 in a name \
 is replaced by U+FFFD.")]
 pub struct Put {
     #[command(flatten)]
@@ -58,6 +68,9 @@ pub struct Put {
     /// Name the blobs by this hash: sha256, sha384 or sha512
     #[arg(long, value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
     algorithm: Algorithm,
+    /// Give the blob of the only file this name, as `name` does, in the same commit
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
     #[command(flatten)]
     format: Json,
 }
@@ -72,11 +85,15 @@ impl Put {
         if self.files.is_empty() {
             self.files.push("-".into());
         }
+        if self.name.is_some() && self.files.len() > 1 {
+            return Err(Failure::wrong_usage("--name is for one file, and there are more"));
+        }
         let store = self.pack.open_or_create()?;
         let mut ingest = Ingest {
             batch: store.batch(),
             store: &store,
             algorithm: self.algorithm,
+            name: self.name,
             json: self.format.json,
             output: Output::new(),
             bar: bar_over(&self.files),
@@ -141,11 +158,13 @@ impl From<Error> for Refused {
 struct Ingest<'s, 'f> {
     store: &'s Store,
     algorithm: Algorithm,
+    /// Of the only file.
+    name: Option<Name>,
     json: bool,
     output: Output,
     bar: ProgressBar,
     batch: Batch,
-    /// One for each operation of the batch.
+    /// One for each operation of the batch; with a name that is set, one for both.
     waiting: Vec<Waiting<'f>>,
     small_bytes: u64,
     streamed_bytes: u64,
@@ -158,7 +177,12 @@ impl<'f> Ingest<'_, 'f> {
     fn files(&mut self, files: &'f [PathBuf]) -> Result<(), Failure> {
         for file in files {
             match self.take(file) {
-                Ok(digest) => self.waiting.push(Waiting { digest, name: file.as_os_str() }),
+                Ok(digest) => {
+                    self.waiting.push(Waiting { digest, name: file.as_os_str() });
+                    if let Some(name) = &self.name {
+                        self.batch.set_name(name, &digest);
+                    }
+                }
                 Err(Refused::Unreadable(error)) => {
                     self.bar.suspend(|| complain(&format!("{}: {error}", file.display())));
                     self.unreadable = true;
@@ -218,19 +242,25 @@ impl<'f> Ingest<'_, 'f> {
             }
             error => error.into(),
         })?;
-        let output = &mut self.output;
+        let (output, store, named) = (&mut self.output, self.store, self.name.is_some());
         self.bar.suspend(|| {
             for (outcome, Waiting { digest, name }) in outcomes.iter().zip(waiting) {
                 let Outcome::Blob(blob) = outcome else { continue };
                 if self.json {
                     let name = &*name.to_string_lossy();
-                    output.json(&Line { digest, name, size: blob.size, ref_count: blob.ref_count })?;
+                    // The name may have had this blob already, and consumed the new reference.
+                    let ref_count = if named { store.descriptor(&digest)?.ref_count } else { blob.ref_count };
+                    output.json(&Line { digest, name, size: blob.size, ref_count })?;
                 } else {
                     output.bytes(&checksum_line(digest, name))?;
                 }
             }
             output.flush()
-        })
+        })?;
+        if let Some(Outcome::Removed(removed)) = outcomes.last().filter(|_| named) {
+            note_removed(removed);
+        }
+        Ok(())
     }
 }
 

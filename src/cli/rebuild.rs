@@ -6,10 +6,18 @@ use super::failure::Failure;
 use super::output::{Output, count, note};
 use super::pack::{Json, WritePack, close};
 use super::progress;
+use super::verify::note_lost_names;
 
 /// Make the index anew from the log alone.
 ///
 /// Everything that the pack knows stands in its log; the index is derived from it.
+///
+/// Counts: none change; they are in the log. A name whose text is damaged is removed, and told: the reference that it
+/// held is a caller's then, so that its blob stays.
+///
+/// Costs: the log is read once, without the bytes of the blobs, and a new index is written.
+///
+/// Never: changes a blob or what stands in the log, goes on where the log itself is damaged: `verify --repair` does.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -38,6 +46,7 @@ impl Rebuild {
         } else {
             note(&format!("{} and {} indexed", count(stats.blobs, "blob"), count(stats.links, "link")));
         }
+        note_lost_names(&store.recovery());
         close(store);
         Ok(())
     }

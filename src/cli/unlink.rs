@@ -7,6 +7,12 @@ use super::output::Output;
 use super::pack::{Detail, Json, WritePack, close, print_removed, resolve};
 
 /// Remove a link and drop the reference that it held.
+///
+/// Counts: one reference less on the blob that was linked to. At zero it goes, and so on down, as with `deref`.
+///
+/// Costs: one commit with its sync; it grows with the number of blobs that go.
+///
+/// Never: touches the blob that held the link or its count, changes anything where there is no such link.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

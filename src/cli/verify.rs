@@ -3,17 +3,25 @@
 use clap::Args;
 use serde::Serialize;
 
-use blobpack::{Digest, Error, Finding, Recovery, Result, Store, Verified};
+use blobpack::{Digest, Error, Finding, LostName, Name, Recovery, Result, Store, Verified};
 
 use super::failure::Failure;
-use super::output::{Output, count, note};
+use super::output::{Output, count, note, size_note};
 use super::pack::{Json, WritePack, close};
 use super::progress;
 
-/// Read every blob and compare digests, counts, links, and index with log.
+/// Read every blob and compare digests, counts, links, names, and index with log.
 ///
 /// Lists every damage, a line each, and exits with code 4 if there is any. Without --repair nothing is written, and
 /// other processes may go on writing.
+///
+/// Counts: none change; --repair sets them to what the log says. A name whose text is damaged can only be removed: the
+/// reference that it held is a caller's then, so that its blob stays.
+///
+/// Costs: every byte of every live blob is read and hashed, once. Memory grows with the number of records, not with the
+/// sizes of the blobs.
+///
+/// Never: writes without --repair, stops at the first damage, makes up bytes that are lost.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -22,9 +30,10 @@ Examples:
   blobpack verify --json store.pack | jq -r '.damage[].what'
 
 --repair rebuilds a damaged index from the log, and where the log itself is damaged keeps what stands before the \
-damage. Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
+damage. Each name that it has to remove is told. \
+Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
---json prints one object: {\"blobs\",\"bytes\",\"damage\":[{\"offset\",\"digest\",\"what\"}...]}.")]
+--json prints one object: {\"blobs\",\"bytes\",\"damage\":[{\"offset\",\"digest\",\"name\",\"what\"}...]}.")]
 pub struct Verify {
     #[command(flatten)]
     pack: WritePack,
@@ -50,6 +59,7 @@ struct Report {
 struct Found {
     offset: Option<u64>,
     digest: Option<Digest>,
+    name: Option<Name>,
     what: String,
 }
 
@@ -69,7 +79,7 @@ impl Verify {
         if report.partial {
             note("another process is writing to the pack, so counts and index were not compared");
         }
-        let (blobs, bytes) = (count(report.blobs, "blob"), count(report.bytes, "byte"));
+        let (blobs, bytes) = (count(report.blobs, "blob"), size_note(report.bytes));
         if report.damage.is_empty() {
             note(&format!("{blobs}, {bytes}: no damage"));
             return Ok(());
@@ -109,6 +119,7 @@ impl Verify {
             rebuilt => rebuilt?,
         };
         note("made the index anew from the log");
+        note_lost_names(&store.recovery());
         let report = Report::from(check(&store)?);
         close(store);
         Ok(report)
@@ -138,12 +149,21 @@ fn report_loss(recovery: &Recovery) {
     }
 }
 
+/// Says which names a rebuild has removed.
+pub fn note_lost_names(recovery: &Recovery) {
+    for LostName { offset, digest, .. } in &recovery.lost_names {
+        note(&format!(
+            "offset {offset}: removed a name of {digest} whose text is damaged; its reference is a caller's now"
+        ));
+    }
+}
+
 impl Report {
     /// An error that names damage is a finding; another one stays an error.
     fn of_damage(error: Error) -> Result<Report> {
         match error {
             Error::Damaged(damage) => {
-                let found = Found { offset: Some(damage.offset), digest: None, what: damage.what };
+                let found = Found { offset: Some(damage.offset), digest: None, name: None, what: damage.what };
                 Ok(Report { damage: vec![found], ..Report::default() })
             }
             error => Err(error),
@@ -154,7 +174,8 @@ impl Report {
 impl From<Verified> for Report {
     fn from(verified: Verified) -> Report {
         let found = verified.damage.into_iter();
-        let damage = found.map(|Finding { offset, digest, what, .. }| Found { offset, digest, what }).collect();
+        let damage = found.map(|Finding { offset, digest, name, what, .. }| Found { offset, digest, name, what });
+        let damage = damage.collect();
         Report { blobs: verified.blobs, bytes: verified.bytes, damage, partial: verified.partial }
     }
 }
@@ -167,6 +188,9 @@ impl Found {
         }
         if let Some(digest) = &self.digest {
             line.push_str(&format!("{digest}: "));
+        }
+        if let Some(name) = &self.name {
+            line.push_str(&format!("name {:?}: ", name.as_str()));
         }
         line + &self.what
     }

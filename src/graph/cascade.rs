@@ -21,7 +21,7 @@ pub struct Removed {
     pub ids: Vec<Offset>,
     /// Bytes of their payloads.
     pub payload_bytes: u64,
-    /// Bytes of the file that they took: see [`space_bytes`].
+    /// Bytes of the file that they took (see [`space_bytes`]), and the name that was removed.
     pub frame_bytes: u64,
 }
 
@@ -83,14 +83,26 @@ impl<R: Records> Changes<'_, R> {
         self.links[link].removed = true;
         self.removals.push(Removal::Link(link));
         self.counters.links = self.counters.links.saturating_sub(1);
-        let blob = self.change_blob(to);
+        self.drop_held(to)
+    }
+
+    /// Drops a reference that a link or a name held: whether it was the last.
+    pub(super) fn drop_held(&mut self, at: usize) -> Result<bool> {
+        self.release_held(at)?;
+        let blob = self.change_blob(at);
+        blob.references -= 1;
+        Ok(blob.references == 0)
+    }
+
+    /// Gives a caller the reference that a link or a name held.
+    pub(super) fn release_held(&mut self, at: usize) -> Result<()> {
+        let blob = self.change_blob(at);
         // Never above the references: that is checked when a record is taken in, and kept up by every operation.
         let Some(held) = blob.held.checked_sub(1).filter(|&held| held > 0 || blob.first_in == Offset::NONE) else {
             let id = blob.id;
-            return Err(self.base.damaged(id, "the links in are not as many as counted"));
+            return Err(self.base.damaged(id, "the links in and names are not as many as counted"));
         };
         blob.held = held;
-        blob.references -= 1;
-        Ok(blob.references == 0)
+        Ok(())
     }
 }

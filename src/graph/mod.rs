@@ -1,12 +1,12 @@
-//! The rules of references and links: from an operation and the current records to the records afterwards.
+//! The rules of references, links and names: from an operation and the current records to the records afterwards.
 //!
 //! Nothing here reads a file, takes a lock or knows of commits; what [`Changes::finish`] returns is stored by dumber
 //! code.
 //!
-//! A blob has references; each belongs to a caller or to one inbound link (`held`), so `references - held` belong to
-//! callers. A link is a record of its own and stands in two doubly linked lists, that of what `from` links to and that
-//! of what links to `to`. The neighbours in a list are named by the ids of the blobs at their other ends. New links go
-//! to the head of both.
+//! A blob has references; each belongs to a caller, to one inbound link or to one name (both are `held`), so
+//! `references - held` belong to callers. A link is a record of its own and stands in two doubly linked lists, that of
+//! what `from` links to and that of what links to `to`. The neighbours in a list are named by the ids of the blobs at
+//! their other ends. New links go to the head of both. The names stand in one ring: see `names.rs`.
 //!
 //! | operation | references | held | refused with, in this order |
 //! |---|---|---|---|
@@ -15,6 +15,10 @@
 //! | link, not yet linked | | +1 | `NotFound` (to, then from), `NoSpareReference`, `WouldCycle` |
 //! | link, linked already | -1 | | `NotFound` (to, then from), `NoSpareReference` |
 //! | unlink | -1 | -1 | `NotFound` (to, then from), `NotLinked` |
+//! | set name, another's or nobody's | | +1 | `NotFound`, `NoSpareReference` |
+//! | set name, the blob's own already | -1 | | `NotFound`, `NoSpareReference` |
+//! | remove name; set name, of who had it | -1 | -1 | `NoSuchName` |
+//! | release name, whose text can't be read | | -1 | |
 //!
 //! (The counts are those of `to` where there are two blobs.) A blob without references is removed, and so is every link
 //! out of it, as by unlink.
@@ -30,11 +34,13 @@ mod cycle;
 mod lists;
 #[cfg(test)]
 mod model;
+mod names;
 mod outcome;
 #[cfg(test)]
 mod tests;
 
 pub use cascade::{Removed, space_bytes};
+pub use names::Named;
 pub use outcome::Outcome;
 
 use std::collections::HashMap;
@@ -45,7 +51,8 @@ use foldhash::fast::RandomState;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::Offset;
-use crate::record::{BlobRecord, CountersNow, LinkRecord};
+use crate::name::Name;
+use crate::record::{BlobRecord, CountersNow, LinkRecord, NameRecord, Neighbour};
 use lists::Side;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
@@ -61,6 +68,12 @@ pub trait Records {
     fn link(&self, from: Offset, to: Offset) -> Result<Option<LinkRecord>>;
     /// The tag that the record of this link has or would have.
     fn link_tag(&self, from: Offset, to: Offset) -> u64;
+    /// The record of a name.
+    fn name(&self, name: &Name) -> Result<Option<NameRecord>>;
+    /// The record of a name, or of the anchor, by what leads to it.
+    fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>>;
+    /// The tag that the anchor has or would have.
+    fn anchor_tag(&self) -> u64;
     /// The error that says that the record of the blob at `at`, or one that it leads to, is damaged.
     fn damaged(&self, at: Offset, what: &str) -> Error;
 }
@@ -80,6 +93,7 @@ struct Touched<T> {
 enum Removal {
     Blob(usize),
     Link(usize),
+    Name(usize),
     /// It came to nothing: the link was made again, or nobody ever saw it.
     Nothing,
 }
@@ -97,11 +111,18 @@ pub struct Changes<'r, R: Records> {
     by_word: Map<u64, usize>,
     /// From a position in `blobs` to the one before with the same first word: another digest, or the same that died.
     shadowed: Map<usize, usize>,
-    /// Positions in `blobs` of those that were stored before, and of new ones that stand in a list.
+    /// Positions in `blobs` of those that were stored before, and of new ones that stand in a list or have a name.
     by_id: Map<Offset, usize>,
     /// Positions in `links`, by from and to.
     by_ends: Map<(Offset, Offset), usize>,
-    /// What died, in that order. Of a link that died several times the last entry counts, if it is dead at the end.
+    /// The names that the batch has touched, by text or as neighbours, and the anchor.
+    names: Vec<Touched<NameRecord>>,
+    /// Positions in `names`, by their ids.
+    names_by_id: Map<Offset, usize>,
+    /// Positions in `names` of those that were asked for by their text; the newest where one died and came back.
+    names_by_text: Map<Name, usize>,
+    /// What died, in that order. Of a link, and of the anchor, that died several times the last entry counts, if it is
+    /// dead at the end.
     removals: Vec<Removal>,
 }
 
@@ -119,6 +140,9 @@ impl<'r, R: Records> Changes<'r, R> {
             shadowed: Map::default(),
             by_id: Map::default(),
             by_ends: Map::default(),
+            names: Vec::new(),
+            names_by_id: Map::default(),
+            names_by_text: Map::default(),
             removals: Vec::new(),
         }
     }
@@ -203,8 +227,8 @@ impl<'r, R: Records> Changes<'r, R> {
             self.change_blob(to_at).references -= 1;
             return Ok(());
         }
-        self.name_by_id(from_at)?;
-        self.name_by_id(to_at)?;
+        self.enter_id(from_at)?;
+        self.enter_id(to_at)?;
         if self.would_cycle(to_id, &self.blobs[from_at].now)? {
             return Err(Error::WouldCycle { to: Box::new(*to), from: Box::new(*from) });
         }
@@ -266,7 +290,7 @@ impl<'r, R: Records> Changes<'r, R> {
     fn need_by_id(&mut self, id: Offset) -> Result<usize> {
         match self.by_id.get(&id) {
             Some(&at) if !self.blobs[at].removed => Ok(at),
-            Some(_) => Err(self.base.damaged(id, "a link leads to a removed blob")),
+            Some(_) => Err(self.base.damaged(id, "a link or a name leads to a removed blob")),
             None => {
                 let (record, digest) = self.base.blob_by_id(id)?;
                 if record.id != id {
@@ -289,7 +313,7 @@ impl<'r, R: Records> Changes<'r, R> {
             return Err(self.base.damaged(record.id, "a blob has two records"));
         }
         let at = self.touch(record, digest, true);
-        self.name_by_id(at)?;
+        self.enter_id(at)?;
         Ok(at)
     }
 
@@ -304,7 +328,7 @@ impl<'r, R: Records> Changes<'r, R> {
     }
 
     /// Lets a blob be found by its id, which has to be its own.
-    fn name_by_id(&mut self, at: usize) -> Result<()> {
+    fn enter_id(&mut self, at: usize) -> Result<()> {
         let id = self.blobs[at].now.id;
         match self.by_id.insert(id, at) {
             Some(other) if other != at => Err(self.base.damaged(id, "a frame has two records")),

@@ -1,17 +1,18 @@
 //! The end of a batch: its changes as images, in an order that readers may see them come in.
 
-use super::{Changes, Records, Removal};
+use super::{Changes, Records, Removal, Touched};
 use crate::digest::Digest;
 use crate::format::Offset;
+use crate::name::Name;
 use crate::record::CountersNow;
-use crate::record::{Image, Record};
+use crate::record::{Image, NameRecord, Record};
 
 /// What a batch comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The last state of every record that changed, each record once, in the order in which readers may see them come
-    /// in: new blobs (after the new blobs that they link to), new links, changed records, and at last what is gone,
-    /// parents first.
+    /// in: new blobs (after the new blobs that they link to), new links, new names, changed records, and at last what
+    /// is gone, parents first.
     ///
     /// A digest that died and came back has two ids: the new blob is among the first images, the old one's removal
     /// among the last. The image of a removed blob has no references and empty lists, that of a removed link is as the
@@ -19,6 +20,8 @@ pub struct Outcome {
     pub images: Vec<Image>,
     /// The digests of the blobs among the images, in the same order.
     pub digests: Vec<Digest>,
+    /// What became of the names that were asked for: their ids, or `None` where there is no such name any more.
+    pub names: Vec<(Name, Option<Offset>)>,
     /// What the pack holds afterwards; where there are images, one more commit is counted.
     pub counters: CountersNow,
 }
@@ -29,7 +32,7 @@ impl Outcome {
         let mut digests = self.digests.iter();
         self.images.iter().map(move |image| match image.record {
             Record::Blob(_) => (image, digests.next()),
-            Record::Link(_) => (image, None),
+            Record::Link(_) | Record::Name(_) => (image, None),
         })
     }
 }
@@ -38,13 +41,17 @@ impl<R: Records> Changes<'_, R> {
     /// The records afterwards, and what the pack then holds.
     #[must_use]
     pub fn finish(mut self) -> Outcome {
-        let mut images = Vec::with_capacity(self.blobs.len() + self.links.len());
+        let mut images = Vec::with_capacity(self.blobs.len() + self.links.len() + self.names.len());
         let kept = |record| Image { record, removed: false };
         let links = || self.links.iter().filter(|link| link.changed && !link.removed);
+        let names = || self.names.iter().filter(|name| name.changed && !name.removed);
+        // The anchor leads to new names, so it comes after them though it may be new itself.
+        let is_new = |name: &&Touched<NameRecord>| !name.stored && name.now.id != Offset::NONE;
         // The blobs in the order of their images.
         let mut order = self.additions();
         images.extend(order.iter().map(|&at| kept(Record::Blob(self.blobs[at].now))));
         images.extend(links().filter(|link| !link.stored).map(|link| kept(Record::Link(link.now))));
+        images.extend(names().filter(is_new).map(|name| kept(Record::Name(name.now))));
         for (at, blob) in self.blobs.iter().enumerate() {
             if blob.stored && blob.changed && !blob.removed {
                 images.push(kept(Record::Blob(blob.now)));
@@ -52,11 +59,25 @@ impl<R: Records> Changes<'_, R> {
             }
         }
         images.extend(links().filter(|link| link.stored).map(|link| kept(Record::Link(link.now))));
-        // Of a link that was removed several times the last removal counts: what is not the last is found from behind.
+        images.extend(names().filter(|name| !is_new(name)).map(|name| kept(Record::Name(name.now))));
+        let asked = self.names_by_text.drain().map(|(name, at)| {
+            let named = &self.names[at];
+            (name, (!named.removed).then_some(named.now.id))
+        });
+        let names = asked.collect();
+        // Of what was removed several times the last removal counts: what is not the last is found from behind.
         for removal in self.removals.iter_mut().rev() {
-            if let Removal::Link(at) = *removal
-                && !(self.links[at].stored && std::mem::take(&mut self.links[at].removed))
-            {
+            let is_last = match *removal {
+                Removal::Link(at) => self.links[at].stored && std::mem::take(&mut self.links[at].removed),
+                // A name that came and went in this batch has a frame in the log, as a blob; the anchor has none.
+                Removal::Name(at) => {
+                    let name = &mut self.names[at];
+                    let known = name.stored || name.now.id != Offset::NONE;
+                    known && std::mem::take(&mut name.removed)
+                }
+                Removal::Blob(_) | Removal::Nothing => true,
+            };
+            if !is_last {
                 *removal = Removal::Nothing;
             }
         }
@@ -68,6 +89,7 @@ impl<R: Records> Changes<'_, R> {
                     order.push(at);
                 }
                 Removal::Link(at) => images.push(Image { record: Record::Link(self.links[at].now), removed: true }),
+                Removal::Name(at) => images.push(Image { record: Record::Name(self.names[at].now), removed: true }),
                 Removal::Nothing => {}
             }
         }
@@ -76,7 +98,7 @@ impl<R: Records> Changes<'_, R> {
         if !images.is_empty() {
             self.counters.commits = self.counters.commits.saturating_add(1);
         }
-        Outcome { images, digests, counters: self.counters }
+        Outcome { images, digests, names, counters: self.counters }
     }
 
     /// The living blobs of this batch, each after those that it links to.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::digest::Algorithm;
 use crate::format::{LARGE_BYTES, PAGE_BYTES};
-use crate::record::{Key, Record};
+use crate::record::{Image, Key, Record};
 
 /// Records in memory, as images leave them.
 #[derive(Default)]
@@ -14,6 +14,7 @@ pub(super) struct Memory {
     pub(super) records: Map<Key, Record>,
     pub(super) ids: Map<Digest, Offset>,
     pub(super) digests: Map<Offset, Digest>,
+    pub(super) names: Map<Name, Offset>,
     pub(super) counters: CountersNow,
     next: u64,
 }
@@ -41,12 +42,31 @@ impl Records for Memory {
         from.0 ^ to.0.rotate_left(32)
     }
 
+    fn name(&self, name: &Name) -> Result<Option<NameRecord>> {
+        self.names.get(name).map_or(Ok(None), |&id| Ok(self.name_by_id(id)))
+    }
+
+    fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>> {
+        Ok(self.name_by_id(place.id).filter(|name| name.tag == place.tag))
+    }
+
+    fn anchor_tag(&self) -> u64 {
+        7
+    }
+
     fn damaged(&self, at: Offset, what: &str) -> Error {
         Error::damaged(std::path::Path::new("pack"), at.0, what)
     }
 }
 
 impl Memory {
+    pub(super) fn name_by_id(&self, id: Offset) -> Option<NameRecord> {
+        match self.records.get(&Key::Name(id)) {
+            Some(Record::Name(name)) => Some(*name),
+            _ => None,
+        }
+    }
+
     pub(super) fn batch<T>(&mut self, run: impl FnOnce(&mut Changes<'_, Memory>, &mut u64) -> T) -> (T, Outcome) {
         let mut next = self.next;
         let mut changes = Changes::new(self, self.counters);
@@ -93,8 +113,17 @@ impl Memory {
                     assert!(self.records.contains_key(&Key::Blob(from)) && self.records.contains_key(&Key::Blob(to)));
                     inbound.entry(to).or_default().insert(from);
                 }
+                Key::Name(id) if id != Offset::NONE && !image.removed => self.names_lead_to_blobs(),
+                Key::Name(_) => {}
             }
         }
+        for (name, id) in &outcome.names {
+            match id {
+                Some(id) => drop(self.names.insert(name.clone(), *id)),
+                None => drop(self.names.remove(name)),
+            }
+        }
+        self.names_lead_to_blobs();
         for (to, froms) in &inbound {
             for from in froms {
                 if let (Some(child), Some(parent)) = (position.get(to), position.get(from)) {
@@ -103,6 +132,37 @@ impl Memory {
             }
         }
         self.counters = outcome.counters;
+    }
+
+    fn names_lead_to_blobs(&self) {
+        for record in self.records.values() {
+            if let Record::Name(name) = record
+                && name.id != Offset::NONE
+            {
+                assert!(self.records.contains_key(&Key::Blob(name.target)), "no name of a removed blob");
+            }
+        }
+    }
+
+    /// The names by walking their ring, both ways.
+    pub(super) fn ring(&self) -> Vec<NameRecord> {
+        let at = |place| self.name_at(place).unwrap().expect("a neighbour is there");
+        let anchor = Neighbour::anchor(self.anchor_tag());
+        let walk = |step: fn(&NameRecord) -> Neighbour| {
+            let mut names = Vec::new();
+            let mut place = self.name_at(anchor).unwrap().map_or(anchor, |anchor| step(&anchor));
+            while !place.is_anchor() {
+                names.push(at(place));
+                place = step(&at(place));
+            }
+            assert_eq!(place, anchor);
+            names
+        };
+        let (forward, mut backward) = (walk(|name| name.next), walk(|name| name.previous));
+        backward.reverse();
+        assert_eq!(forward, backward);
+        assert_eq!(self.records.contains_key(&Key::Name(Offset::NONE)), !forward.is_empty());
+        forward
     }
 
     /// A list by walking it, both ways.
@@ -141,6 +201,15 @@ pub(super) fn digest(name: u64) -> Digest {
     bytes[..8].copy_from_slice(&(name / 3).to_le_bytes());
     bytes[8..16].copy_from_slice(&name.to_le_bytes());
     Digest::from_bytes(algorithm, &bytes[..algorithm.digest_bytes()]).unwrap()
+}
+
+pub(super) fn name(number: u64) -> Name {
+    Name::new(format!("name {number}")).unwrap()
+}
+
+pub(super) fn set(changes: &mut Changes<'_, Memory>, next: &mut u64, number: u64, blob: u64) -> Result<Named> {
+    *next += 128;
+    changes.set_name(&name(number), 2000 + number, Offset((256 << 10) + *next), &digest(blob))
 }
 
 /// Some are large.
@@ -235,6 +304,108 @@ fn what_is_not_there_is_named() {
         let refused = changes.unlink(&there, &digest(1));
         assert!(matches!(refused, Err(Error::NotLinked { to, from }) if (*to, *from) == (there, digest(1))));
     });
+}
+
+#[test]
+fn a_name_takes_the_callers_reference_and_a_second_time_consumes_it() {
+    let mut memory = store(1, &[]);
+    let (named, outcome) = memory.batch(|changes, next| set(changes, next, 0, 0).unwrap());
+    assert!(named.is_new && named.removed.ids.is_empty());
+    assert_eq!((counts(&memory, 0), memory.counters.names, outcome.images.len()), ((1, 1), 1, 3));
+    let (named, outcome) = memory.batch(|changes, next| {
+        changes.reference(&digest(0)).unwrap();
+        set(changes, next, 0, 0).unwrap()
+    });
+    assert!(!named.is_new);
+    // The counts were two and are one: the image is of a blob as it was.
+    assert_eq!((counts(&memory, 0), memory.counters.names, outcome.images.len()), ((1, 1), 1, 1));
+    assert_eq!(memory.ring().len(), 1);
+}
+
+#[test]
+fn a_name_that_moves_lets_go_of_what_had_it() {
+    // 0 keeps 1.
+    let mut memory = store(3, &[(0, 1)]);
+    memory.batch(|changes, next| set(changes, next, 5, 0).unwrap());
+    let (named, outcome) = memory.batch(|changes, next| set(changes, next, 5, 2).unwrap());
+    assert_eq!((named.is_new, named.removed.blobs(), memory.counters.blobs), (false, 2, 1));
+    assert_eq!((counts(&memory, 2), memory.counters.names), ((1, 1), 1));
+    let position = |found: fn(&Image) -> bool| outcome.images.iter().position(found).unwrap();
+    let moved = position(|image| matches!(image.record, Record::Name(_)) && !image.removed);
+    assert!(moved < position(|image| image.removed), "the name leads to no removed blob");
+}
+
+#[test]
+fn what_a_name_holds_can_neither_be_dropped_nor_moved() {
+    let mut memory = store(2, &[]);
+    memory.batch(|changes, next| set(changes, next, 0, 0).unwrap());
+    memory.batch(|changes, next| {
+        for refused in [
+            changes.dereference(&digest(0)).map(drop),
+            changes.link(&digest(0), &digest(1)),
+            set(changes, next, 0, 0).map(drop),
+            set(changes, next, 1, 0).map(drop),
+        ] {
+            assert!(matches!(refused, Err(Error::NoSpareReference { references: 1, held: 1, .. })));
+        }
+        assert!(matches!(set(changes, next, 0, 9), Err(Error::NotFound { .. })));
+        let refused = changes.remove_name(&name(1));
+        assert!(matches!(refused, Err(Error::NoSuchName { name: given }) if given == name(1)));
+    });
+    assert_eq!((counts(&memory, 0), counts(&memory, 1), memory.counters.names), ((1, 1), (1, 0), 1));
+}
+
+#[test]
+fn a_removed_name_takes_along_what_it_alone_kept() {
+    let mut memory = store(3, &[(0, 1), (0, 2)]);
+    memory.batch(|changes, next| set(changes, next, 0, 0).unwrap());
+    let (removed, outcome) = memory.batch(|changes, _| changes.remove_name(&name(0)).unwrap());
+    assert_eq!((removed.blobs(), removed.frame_bytes), (3, 3 * 192 + 128));
+    assert_eq!((memory.records.len(), memory.counters.names), (0, 0));
+    assert_eq!(memory.counters.dead_bytes, removed.frame_bytes);
+    assert!(outcome.images.iter().all(|image| image.removed));
+}
+
+#[test]
+fn names_come_and_go_at_both_ends_of_the_ring_and_in_between() {
+    let mut memory = store(1, &[]);
+    for removed in [0, 1, 2] {
+        memory.batch(|changes, next| {
+            for number in 0..3 {
+                changes.reference(&digest(0)).unwrap();
+                set(changes, next, number, 0).unwrap();
+            }
+        });
+        assert_eq!(memory.ring().len(), 3);
+        memory.batch(|changes, _| changes.remove_name(&name(removed)).unwrap());
+        assert_eq!((memory.ring().len(), memory.counters.names, counts(&memory, 0)), (2, 2, (3, 2)));
+        memory.batch(|changes, _| {
+            for number in (0..3).filter(|&number| number != removed) {
+                changes.remove_name(&name(number)).unwrap();
+            }
+        });
+        assert_eq!((memory.ring().len(), memory.records.len(), counts(&memory, 0)), (0, 1, (1, 0)));
+    }
+}
+
+#[test]
+fn a_name_that_goes_and_comes_back_in_one_batch_has_a_new_frame_and_the_ring_its_anchor() {
+    let mut memory = store(1, &[]);
+    memory.batch(|changes, next| set(changes, next, 0, 0).unwrap());
+    let old = memory.ring()[0].id;
+    let (_, outcome) = memory.batch(|changes, next| {
+        changes.reference(&digest(0)).unwrap();
+        changes.remove_name(&name(0)).unwrap();
+        assert!(set(changes, next, 0, 0).unwrap().is_new);
+        changes.reference(&digest(0)).unwrap();
+        set(changes, next, 1, 0).unwrap();
+        changes.remove_name(&name(1)).unwrap();
+    });
+    let ring = memory.ring();
+    assert_eq!((ring.len(), counts(&memory, 0), memory.counters.names), (1, (1, 1), 1));
+    assert_ne!(ring[0].id, old);
+    let gone = outcome.images.iter().filter(|image| image.removed).map(|image| image.record.key());
+    assert_eq!(gone.filter(|key| *key == Key::Name(old)).count(), 1);
 }
 
 #[test]
@@ -384,10 +555,21 @@ fn a_long_chain_is_built_and_freed_on_a_small_stack() {
 #[test]
 fn records_that_contradict_one_another_are_damage_and_never_a_hang() {
     let links = [(0, 1), (0, 2), (0, 3), (3, 1), (2, 1)];
-    let good = store(5, &links);
+    let named = || {
+        let mut memory = store(5, &links);
+        memory.batch(|changes, next| {
+            for (number, blob) in [(0, 0), (1, 3), (2, 4)] {
+                changes.reference(&digest(blob)).unwrap();
+                set(changes, next, number, blob).unwrap();
+            }
+        });
+        memory
+    };
+    let good = named();
     let mut keys: Vec<Key> = good.records.keys().copied().collect();
     keys.sort();
-    let ids: Vec<Offset> = (0..5).map(|name| good.record(&digest(name)).id).chain([Offset::NONE]).collect();
+    let blobs = (0..5).map(|name| good.record(&digest(name)).id);
+    let ids: Vec<Offset> = blobs.chain(good.ring().iter().map(|name| name.id)).chain([Offset::NONE]).collect();
     let mut damages = 0;
     let mut try_all = |memory: &mut Memory| {
         let spares = [4, 0, 2].map(digest);
@@ -399,6 +581,11 @@ fn records_that_contradict_one_another_are_damage_and_never_a_hang() {
         see(Changes::new(memory, memory.counters).dereference(&digest(0)).map(drop));
         for &(from, to) in &links {
             see(Changes::new(memory, memory.counters).unlink(&digest(to), &digest(from)).map(drop));
+        }
+        for number in 0..4 {
+            see(Changes::new(memory, memory.counters).remove_name(&name(number)).map(drop));
+            let mut next = 1 << 20;
+            see(set(&mut Changes::new(memory, memory.counters), &mut next, number, 4).map(drop));
         }
         for to in 0..5 {
             for from in spares {
@@ -423,6 +610,15 @@ fn records_that_contradict_one_another_are_damage_and_never_a_hang() {
                     variants.push(Record::Link(LinkRecord { next_in: id, ..link }));
                     variants.push(Record::Link(LinkRecord { previous_in: id, ..link }));
                 }
+                Record::Name(name) => {
+                    variants.push(Record::Name(NameRecord { id, ..name }));
+                    variants.push(Record::Name(NameRecord { target: id, ..name }));
+                    let tag = good.name_by_id(id).map_or(name.tag, |other| other.tag);
+                    for tag in [tag, tag + 1] {
+                        variants.push(Record::Name(NameRecord { next: Neighbour { id, tag }, ..name }));
+                        variants.push(Record::Name(NameRecord { previous: Neighbour { id, tag }, ..name }));
+                    }
+                }
             }
         }
         if let Record::Blob(blob) = record {
@@ -433,13 +629,13 @@ fn records_that_contradict_one_another_are_damage_and_never_a_hang() {
                     .push(Record::Blob(BlobRecord { out_count: u64::from(count) << 32 | u64::from(count), ..blob }));
             }
         }
-        let mut memory = store(5, &links);
+        let mut memory = named();
         for variant in variants {
             memory.records.insert(key, variant);
             try_all(&mut memory);
         }
         memory.records.remove(&key);
-        if let Key::Link(..) = key {
+        if let Key::Link(..) | Key::Name(_) = key {
             try_all(&mut memory);
         }
     }

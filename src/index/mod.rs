@@ -1,7 +1,7 @@
 //! The index: the newest image of every record, in an extendible hash table inside the pack (see [`crate::format`]).
 //!
-//! [`probe`] reads it without locks, beside a writer in this or another process. [`table`] is that writer. [`tag`] is
-//! the keyed hash of both.
+//! [`probe`] reads it without locks, beside a writer in this or another process; [`ring`] reads all names. [`table`] is
+//! that writer. [`tag`] is the keyed hash of all.
 //!
 //! # The protocol between them (rules R4 and R13)
 //!
@@ -13,8 +13,11 @@
 //! * A region is used again only after its generation was counted up; the directory's entries carry the generation. The
 //!   live word carries a count of switches. So a reader that finds nothing compares both with what it read before: if
 //!   neither moved, all that it read belonged to one life, and nothing was there.
+//!
+//! `tests/interleavings` runs both sides under loom, and shows what fails without each of these orderings.
 
 pub mod probe;
+pub mod ring;
 pub mod table;
 pub mod tag;
 

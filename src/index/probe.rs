@@ -1,7 +1,5 @@
 //! Reading the index: lock-free lookups, and walks in the order of the tags.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use zerocopy::FromBytes;
 
 use crate::digest::{Algorithm, Digest};
@@ -11,13 +9,18 @@ use crate::format::{
     home_slot, live, to_usize,
 };
 use crate::medium::Medium;
-use crate::record::{BlobRecord, Image, Key, Record, Words, bytes_of};
+use crate::name::Name;
+use crate::record::{BlobRecord, Image, Key, NameRecord, Record, Words, bytes_of};
+use crate::sync::{Ordering, Word, spin_loop};
 use crate::view::View;
 
 /// How often a lookup starts over while the index changes under it, before it says so.
-const ATTEMPTS: u32 = 1000;
+pub(super) const ATTEMPTS: u32 = 1000;
 /// From this attempt on it waits a little between two.
 const PATIENT: u32 = 16;
+/// After so many attempts what makes no sense is damage where there may be a writer: one that lost its processor in the
+/// middle of a record has had it again by then, as those who look have slept for milliseconds.
+const DAMAGE_ATTEMPTS: u32 = 100;
 /// After so many attempts that saw the same directory entry, and a segment that is not the one it names, nothing is
 /// under way: in a live directory every entry agrees with its segment, as a region is freed only after the entry was
 /// swung.
@@ -96,7 +99,7 @@ struct Segment<'v> {
     at: Offset,
     entry: Entry,
     live: u64,
-    words: &'v [AtomicU64],
+    words: &'v [Word],
 }
 
 impl<M: Medium> View<M> {
@@ -115,7 +118,7 @@ impl<M: Medium> View<M> {
     #[inline]
     pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
         let words = self.file_words()?;
-        let word = |at: usize| Some(u64::from_le(words.get(at)?.load(Ordering::Acquire)));
+        let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));
         if word(to_usize(live::NOTICE.0 / 8))? != self.settled_notice() {
             return None;
         }
@@ -128,7 +131,7 @@ impl<M: Medium> View<M> {
         let first_slot = to_usize(entry.segment.0 / 8) + 8;
         let (first, second) = (first_slot + 8 * home as usize, first_slot + 8 * next as usize);
         let slot = std::hint::select_unpredictable(word(first)? == tag, first, second);
-        let slot: &[AtomicU64; 8] = words.get(slot..)?.first_chunk()?;
+        let slot = words.line(slot)?;
         let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
         let (id, length) = (load(1), load(2));
         if load(0) != tag || load(7) >> 32 & 0xffff != u64::from(Algorithm::Sha256.code()) << 8 | Kind::Blob as u64 {
@@ -169,6 +172,34 @@ impl<M: Medium> View<M> {
         })
     }
 
+    /// The record of a name. The frame that it speaks of must hold this very text.
+    pub fn name_record(&self, name: &Name) -> Answer<Option<NameRecord>> {
+        self.search(self.tagger().of_name(name.as_str()), |slot, at| {
+            let id = Offset(u64::from_le(slot[1].load(Ordering::Acquire)));
+            let kind = u64::from_le(slot[7].load(Ordering::Acquire)) >> 32 & 0xff;
+            if kind != Kind::Name as u64 || id == Offset::NONE {
+                return Candidate::Other;
+            }
+            match self.name_in_frame(id) {
+                Some(text) if text == *name => match load_record(slot) {
+                    Some(Image { record: Record::Name(name), .. }) if name.id == id => Candidate::Hit(name),
+                    _ => Candidate::Odd(at, "a name's record fails its checksum"),
+                },
+                Some(_) => Candidate::Other,
+                None => Candidate::Odd(id, "the frame here is not the name that its record speaks of"),
+            }
+        })
+    }
+
+    /// The text in the name frame at `id`.
+    pub fn name_at(&self, id: Offset) -> Answer<Name> {
+        match self.name_in_frame(id) {
+            Some(name) => Ok(name),
+            None if self.is_outgrown() => Err(Stop::Outgrown),
+            None => Err(self.damaged(id, "a record speaks of a name here, but there is none").into()),
+        }
+    }
+
     /// The record with this key and tag.
     pub fn record(&self, key: Key, tag: u64) -> Answer<Option<Record>> {
         self.search(tag, |slot, at| match load_record(slot) {
@@ -182,13 +213,13 @@ impl<M: Medium> View<M> {
     pub fn digest_at(&self, id: Offset) -> Answer<Digest> {
         match self.frame(id).and_then(|frame| frame.digest) {
             Some(digest) => Ok(digest),
-            None if self.outgrown(id.0.saturating_add(128)) => Err(Stop::Outgrown),
+            None if self.is_outgrown() => Err(Stop::Outgrown),
             None => Err(self.damaged(id, "a record speaks of a blob frame here, but there is none").into()),
         }
     }
 
     #[inline]
-    fn check_blob(&self, digest: &Digest, slot: &[AtomicU64]) -> Candidate<Found> {
+    fn check_blob(&self, digest: &Digest, slot: &[Word]) -> Candidate<Found> {
         let id = Offset(u64::from_le(slot[1].load(Ordering::Acquire)));
         let length = u64::from_le(slot[2].load(Ordering::Acquire));
         let kind = u64::from_le(slot[7].load(Ordering::Acquire)) >> 32 & 0xff;
@@ -245,16 +276,16 @@ impl<M: Medium> View<M> {
         }
     }
 
-    /// Whether all that was read from the segment belonged to one life of it, and its directory is still live.
+    /// Whether all that was read from the segment belonged to one life of it, and its directory is still live. No fence
+    /// is needed: whatever was read of a later life or of another directory was acquired, and brings this with it.
     #[inline]
     fn is_settled(&self, segment: &Segment<'_>) -> bool {
-        fence(Ordering::Acquire);
         let generation = u64::from_le(segment.words[0].load(Ordering::Acquire));
         generation & 0xff_ffff == u64::from(segment.entry.generation) && self.live_raw() == segment.live
     }
 
     #[inline]
-    fn search<T>(&self, tag: u64, mut check: impl FnMut(&[AtomicU64], Offset) -> Candidate<T>) -> Answer<Option<T>> {
+    fn search<T>(&self, tag: u64, mut check: impl FnMut(&[Word], Offset) -> Candidate<T>) -> Answer<Option<T>> {
         let slots = self.slots();
         let (mut odd, mut unmoved) = (None, Unmoved::default());
         for attempt in 0..ATTEMPTS {
@@ -281,7 +312,14 @@ impl<M: Medium> View<M> {
                 }
                 if there == tag {
                     match check(slot, Offset(segment.at.0 + 8 * first as u64)) {
-                        Candidate::Hit(hit) => return Ok(Some(hit)),
+                        // A slot that was emptied and filled again in between may hold words of a record that is
+                        // not shown yet: its tag, which is stored last, is not there then.
+                        Candidate::Hit(hit) if u64::from_le(slot[0].load(Ordering::Relaxed)) == tag => {
+                            return Ok(Some(hit));
+                        }
+                        Candidate::Hit(_) => {
+                            odd = Some((Offset(segment.at.0 + 8 * first as u64), "a slot's tag comes and goes"));
+                        }
                         Candidate::Other => {}
                         Candidate::Odd(at, what) => odd = Some((at, what)),
                     }
@@ -291,8 +329,9 @@ impl<M: Medium> View<M> {
                 match odd {
                     None => return Ok(None),
                     // A record in the middle of a change looks damaged for a moment; damage stays.
-                    Some((at, _)) if self.outgrown(at.0.saturating_add(128)) => return Err(Stop::Outgrown),
-                    Some((at, what)) if attempt >= PATIENT => return Err(self.damaged(at, what).into()),
+                    // What begins inside the map may end behind it.
+                    Some(_) if self.is_outgrown() => return Err(Stop::Outgrown),
+                    Some((at, what)) if self.is_damage(attempt) => return Err(self.damaged(at, what).into()),
                     Some(_) => {}
                 }
             } else if unmoved.is_stuck(&segment) {
@@ -303,6 +342,11 @@ impl<M: Medium> View<M> {
             Some((at, what)) => self.damaged(at, what).into(),
             None => Stop::Busy,
         })
+    }
+
+    /// Whether what makes no sense at this attempt is no change under way.
+    fn is_damage(&self, attempt: u32) -> bool {
+        attempt >= if self.is_private() { PATIENT } else { DAMAGE_ATTEMPTS }
     }
 
     /// The segment is not the one that its entry names, and nothing moves. In a view that recovered for itself nobody
@@ -317,11 +361,13 @@ impl<M: Medium> View<M> {
     }
 
     #[cold]
-    fn wait(&self, attempt: u32) {
-        if attempt < PATIENT { std::hint::spin_loop() } else { self.medium().pause() }
+    pub(super) fn wait(&self, attempt: u32) {
+        if attempt < PATIENT { spin_loop() } else { self.medium().pause() }
     }
 
-    /// The records of the segment that `tag` belongs to, sorted by tag, and the first tag of the segment after it.
+    /// The records with this tag or a higher one in the segment that `tag` belongs to, sorted by tag, and the first tag
+    /// of the segment after it. (A walk may come upon the halves of a segment first, and then upon the whole of it: a
+    /// split swings one entry of the directory after the other.)
     pub fn records_from(&self, tag: u64) -> Answer<(Vec<Record>, Option<u64>)> {
         let (mut last, mut unmoved) = (None, Unmoved::default());
         for attempt in 0..ATTEMPTS {
@@ -346,7 +392,7 @@ impl<M: Medium> View<M> {
                 Ok(read) => return Ok(read),
                 Err((slot, what)) => last = Some((Offset(segment.at.0 + 64 * slot), what)),
             }
-            if attempt >= PATIENT {
+            if self.is_damage(attempt) {
                 break;
             }
         }
@@ -364,23 +410,24 @@ pub const fn directory_index(tag: u64, depth: u32) -> u64 {
     if depth == 0 { 0 } else { tag >> (64 - depth) }
 }
 
-/// The words of a slot, in the machine's byte order.
-pub fn load(slot: &[AtomicU64]) -> Words {
+/// The words of a slot, in the machine's byte order. The tag is loaded last: a new record's tag is stored last, so with
+/// the tag of one that was there before come no words of one that is not shown yet.
+pub fn load(slot: &[Word]) -> Words {
     let mut words = [0; 8];
-    for (word, shared) in words.iter_mut().zip(slot) {
+    for (word, shared) in words.iter_mut().zip(slot).rev() {
         *word = u64::from_le(shared.load(Ordering::Acquire));
     }
     words
 }
 
-fn load_record(slot: &[AtomicU64]) -> Option<Image> {
+fn load_record(slot: &[Word]) -> Option<Image> {
     Image::parse_words(&load(slot)).filter(|image| !image.removed)
 }
 
 type Walk = (Vec<Record>, Option<u64>);
 
 /// Parses a whole segment; the error is the number of a line (0 for the header) and what is wrong with it.
-fn read_segment(words: &[AtomicU64], tag: u64) -> Result<Walk, (u64, &'static str)> {
+fn read_segment(words: &[Word], tag: u64) -> Result<Walk, (u64, &'static str)> {
     let header = header(words).ok_or((0, "a segment's header fails its checksum"))?;
     let (prefix, depth) = (header.prefix.get(), header.depth.get());
     if depth > 63 || directory_index(prefix, depth) != directory_index(tag, depth) {
@@ -393,6 +440,7 @@ fn read_segment(words: &[AtomicU64], tag: u64) -> Result<Walk, (u64, &'static st
             continue;
         }
         match Image::parse_words(&words) {
+            Some(image) if !image.removed && image.record.tag() < tag => {}
             Some(image) if !image.removed => records.push(image.record),
             _ => return Err((number as u64, "a record fails its checksum")),
         }
@@ -406,7 +454,7 @@ fn read_segment(words: &[AtomicU64], tag: u64) -> Result<Walk, (u64, &'static st
 }
 
 /// The header of a segment, if its checksum is right.
-pub fn header(words: &[AtomicU64]) -> Option<SegmentHeader> {
+pub fn header(words: &[Word]) -> Option<SegmentHeader> {
     let header = SegmentHeader::read_from_bytes(&bytes_of(&load(&words[..8]))).ok()?;
     header.is_sealed().then_some(header)
 }

@@ -4,8 +4,6 @@
 //! Nothing here decides anything: an image is the whole truth about its record. Nothing here waits for the disk either:
 //! the stores become durable with the next checkpoint, and until then the log can repeat them.
 
-use std::sync::atomic::Ordering;
-
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -18,6 +16,7 @@ use crate::index::probe::{directory_index, header, load};
 use crate::medium::Medium;
 use crate::record::{Image, Record, Words, words_of};
 use crate::space::{Region, Space};
+use crate::sync::{Ordering, Word};
 use crate::view::View;
 
 /// The writer's side of the index of one pack. Its caller holds the apply lock.
@@ -159,7 +158,7 @@ impl Table {
         Ok((index, Entry::unpack(word)))
     }
 
-    fn segment<'v, M: Medium>(&self, view: &'v View<M>, entry: Entry) -> Result<&'v [std::sync::atomic::AtomicU64]> {
+    fn segment<'v, M: Medium>(&self, view: &'v View<M>, entry: Entry) -> Result<&'v [Word]> {
         view.words(entry.segment, 8 * (to_usize(u64::from(self.slots)) + 1))
             .ok_or_else(|| view.damaged(entry.segment, "a segment of the index lies outside the file"))
     }
@@ -434,6 +433,22 @@ impl Builder {
         self.table.live = LiveWord { directory: region.offset, depth, switches: 0 };
         Ok(self.table)
     }
+}
+
+/// How many segments, and which depth of the directory, a [`Builder`] of this shape comes to with records of these
+/// tags, which are in ascending order. `None` where too many have one tag.
+pub fn built(slots: u32, depth: u32, tags: &[u64]) -> Option<(u64, u32)> {
+    let table = Table::new(slots, LiveWord { directory: Offset::NONE, depth, switches: 0 }, 0, 0);
+    let (mut segments, mut deepest, mut from) = (0, depth, 0);
+    for index in 0..1_u64 << depth {
+        let count = tags[from..].partition_point(|&tag| directory_index(tag, depth) <= index);
+        let records = tags[from..from + count].iter().map(|&tag| [tag, 0, 0, 0, 0, 0, 0, 0]).collect();
+        let parts = table.place(records, if depth == 0 { 0 } else { index << (64 - depth) }, depth)?;
+        segments += parts.len() as u64;
+        deepest = parts.iter().map(|part| part.depth).fold(deepest, u32::max);
+        from += count;
+    }
+    Some((segments, deepest))
 }
 
 fn slot_at(segment: Offset, number: usize) -> Offset {

@@ -3,22 +3,25 @@
 //! Content, and so digests, are chosen by strangers: with an unkeyed hash they could fill one bucket (rule R16). The
 //! hash is vector multiply-shift (M. Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.5): with
 //! 128-bit coefficients `a` and 32-bit digits `x`, the top 64 bits of `a[0] + Σ a[i]·x[i]` are strongly universal. The
-//! digits are the first 16 bytes of a digest, or the two ids of a link, and one more for the kind of record.
+//! digits are the first 16 bytes of a digest (of a name: of its SHA-256), or the two ids of a link, and one more for
+//! the kind of record.
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::format::{Offset, TAG_MIN};
 
 /// The digit that keeps links apart from blobs, whose digit is their algorithm's code.
 const LINK: u8 = 0;
+/// The digit of names.
+const NAME: u8 = 4;
 
 /// The secret of a pack, ready to be used.
 #[derive(Clone)]
 pub struct Tagger {
     coefficients: [u128; 7],
     /// `a[0] + a[5]·kind`, by kind.
-    starts: [u128; 4],
+    starts: [u128; 5],
 }
 
 impl Tagger {
@@ -30,7 +33,7 @@ impl Tagger {
             *coefficient = LittleEndian::read_u128(bytes);
         }
         let [a0, .., a5, _] = coefficients;
-        let starts = [0, 1, 2, 3].map(|kind| a0.wrapping_add(a5.wrapping_mul(kind)));
+        let starts = [0, 1, 2, 3, 4].map(|kind| a0.wrapping_add(a5.wrapping_mul(kind)));
         Tagger { coefficients, starts }
     }
 
@@ -60,12 +63,20 @@ impl Tagger {
     pub fn of_link(&self, from: Offset, to: Offset) -> u64 {
         self.tag(from.0, to.0, LINK)
     }
+
+    /// The tag of a name; of the empty one for the anchor. Names that agree in 16 bytes of their SHA-256 would have one
+    /// tag, and none such are known.
+    #[must_use]
+    pub fn of_name(&self, name: &str) -> u64 {
+        let digest = Digest::of(Algorithm::Sha256, name.as_bytes());
+        let bytes = digest.padded();
+        self.tag(LittleEndian::read_u64(&bytes[..8]), LittleEndian::read_u64(&bytes[8..16]), NAME)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Algorithm;
 
     #[test]
     fn tags_differ_by_secret_kind_and_order() {
@@ -79,6 +90,8 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, b"x");
         assert_ne!(tagger.of_blob(&digest), other.of_blob(&digest));
         assert_ne!(tagger.of_link(Offset(1), Offset(2)), tagger.of_link(Offset(2), Offset(1)));
+        assert_ne!(tagger.of_name("x"), tagger.of_blob(&digest));
+        assert_ne!(tagger.of_name("x"), other.of_name("x"));
         assert!(Tagger::new(&[0; 112]).of_blob(&digest) >= TAG_MIN);
     }
 }

@@ -152,6 +152,22 @@ fn a_record_that_lost_a_bit_is_an_error_and_not_a_miss() {
 }
 
 #[test]
+fn a_walk_that_goes_on_inside_a_segment_repeats_nothing() {
+    // Beside a split a listing had a blob twice: it saw the first of the new halves, and then, as the directory's other
+    // entry was not swung yet, the whole segment.
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let mut records: Vec<Record> = (1..4).map(|n| link(&tagger, 64 * n, 640, 0)).collect();
+    records.sort_by_key(Record::tag);
+    for record in &records {
+        table.apply(&view, &mut space, &Image { record: *record, removed: false }).unwrap();
+    }
+    assert_eq!(view.records_from(0).unwrap(), (records.clone(), None), "one segment holds them all");
+    assert_eq!(view.records_from(records[1].tag()).unwrap(), (records[1..].to_vec(), None));
+    assert_eq!(view.records_from(records[2].tag() + 1).unwrap(), (Vec::new(), None));
+}
+
+#[test]
 fn a_segment_of_another_generation_than_its_entry_is_given_up_soon() {
     // All attempts were made, with a pause after each: a forged pack with many such segments kept a listing busy for
     // hours.

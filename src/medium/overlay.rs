@@ -4,7 +4,6 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{AtPath, Medium};
 use crate::format::Offset;
@@ -81,11 +80,7 @@ impl<M: Medium> Medium for Overlay<M> {
 
     fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()> {
         let at = self.inside(offset, 8 * words.len() as u64)?;
-        let shared = self.memory.words(at, words.len()).ok_or(io::ErrorKind::InvalidInput)?;
-        for (shared, word) in shared.iter().zip(words).skip(1).chain(shared.iter().zip(words).take(1)) {
-            shared.store(word.to_le(), Ordering::Release);
-        }
-        Ok(())
+        self.memory.store_words(at, words).ok_or(io::ErrorKind::InvalidInput.into())
     }
 
     fn map(&self, length: u64) -> io::Result<Arc<Map>> {

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak, atomic};
 
 use self::file::SimFile;
 use super::Medium;
 use crate::format::{Offset, to_u64, to_usize};
+use crate::sync::{Mutex, MutexGuard, Ordering};
 
 mod file;
 mod handle;
@@ -23,7 +23,7 @@ pub use handle::Sim;
 pub use step::{Action, Fault, Step};
 
 /// Boots are told apart over all directories of the process.
-static BOOTS: AtomicU64 = AtomicU64::new(1);
+static BOOTS: atomic::AtomicU64 = atomic::AtomicU64::new(1);
 
 /// A directory in memory. Clones are the same directory.
 #[derive(Clone)]

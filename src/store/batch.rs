@@ -8,6 +8,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::LARGE_BYTES;
 use crate::medium::{Disk, Medium};
+use crate::name::Name;
 use crate::pack::{Descriptor, Pack, Shared};
 use crate::store::Removed;
 use crate::writer::{BlobWriter, Staged, StagedGuard};
@@ -42,7 +43,7 @@ pub enum Outcome<M: Medium = Disk> {
     Blob(Descriptor),
     /// A link is there.
     Linked,
-    /// A reference was given up.
+    /// A reference was given up, or moved into a name.
     Removed(Removed<M>),
 }
 
@@ -106,6 +107,17 @@ impl<M: Medium> Batch<M> {
     /// Unlinks; see [`Store::unlink`](crate::Store::unlink).
     pub fn unlink(&mut self, to: &Digest, from: &Digest) -> &mut Self {
         self.push(Operation::Unlink(*to, *from))
+    }
+
+    /// Gives a blob a name; see [`Store::set_name`](crate::Store::set_name).
+    pub fn set_name(&mut self, name: &Name, digest: &Digest) -> &mut Self {
+        self.operations.set_name(self.pack.source().tagger(), name, digest);
+        self
+    }
+
+    /// Removes a name; see [`Store::remove_name`](crate::Store::remove_name).
+    pub fn remove_name(&mut self, name: &Name) -> &mut Self {
+        self.push(Operation::RemoveName(name.clone()))
     }
 
     fn push(&mut self, operation: Operation) -> &mut Self {

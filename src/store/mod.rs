@@ -13,6 +13,8 @@ use crate::format::LARGE_BYTES;
 use crate::graph;
 use crate::list::{Descriptors, Links, List};
 use crate::medium::{Disk, Medium};
+use crate::name::Name;
+use crate::names;
 use crate::pack::{Shared, described};
 use crate::reader::Reader;
 use crate::record::BlobRecord;
@@ -22,6 +24,7 @@ use crate::verify::{self, Verified};
 use crate::writer::{BlobWriter, Staged};
 
 mod batch;
+mod look;
 mod options;
 mod stats;
 
@@ -199,12 +202,25 @@ impl<M: Medium> Store<M> {
         self.shared.source().ask(|view| view.blob_record(digest))?.ok_or(Error::NotFound { digest: *digest })
     }
 
-    /// The digest that a text means: a whole digest, or the first 8 or more of its hex digits after the label.
-    /// A prefix is looked for among all blobs.
+    /// How many references callers hold on a blob, as far as the pack knows; 0 where it is not stored.
+    #[cfg(feature = "oci")]
+    pub(crate) fn spare_references(&self, digest: &Digest) -> Result<u32> {
+        let record = self.shared.source().ask(|view| view.blob_record(digest))?;
+        Ok(record.map_or(0, |blob| blob.references.saturating_sub(blob.held)))
+    }
+
+    /// The digest that a text means: a whole digest, or the first 8 or more of its hex digits after the label, or a
+    /// name. What begins with the label of a supported algorithm and a colon is one of the first two, everything else
+    /// is a name. A prefix is looked for among all blobs.
     ///
     /// # Errors
-    /// [`Error::InvalidDigest`] where it is neither or no blob begins so, [`Error::AmbiguousPrefix`] where several do.
+    /// [`Error::InvalidDigest`] where it begins as a digest and is neither that nor a prefix, or no blob begins so,
+    /// [`Error::AmbiguousPrefix`] where several do; [`Error::NoSuchName`], and [`Error::InvalidName`] for what can't be
+    /// one.
     pub fn resolve(&self, text: &str) -> Result<Digest> {
+        if !Name::is_digest_like(text) {
+            return self.name(&text.parse()?);
+        }
         let (label, hex) = text.split_once(':').unwrap_or((text, ""));
         let algorithm = Algorithm::from_label(label);
         let is_prefix = algorithm.is_some_and(|algorithm| (8..2 * algorithm.digest_bytes()).contains(&hex.len()))
@@ -224,6 +240,31 @@ impl<M: Medium> Store<M> {
             }
         }
         found.ok_or_else(|| Error::InvalidDigest { text: text.into(), reason: "no blob's digest begins so" })
+    }
+
+    /// The blob that has a name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`] where none has it.
+    pub fn name(&self, name: &Name) -> Result<Digest> {
+        self.find_name(name)?.ok_or_else(|| Error::NoSuchName { name: name.clone() })
+    }
+
+    /// The blob that has a name, or `None` where none has it.
+    ///
+    /// # Errors
+    /// Those of a damaged or unreadable pack.
+    pub fn find_name(&self, name: &Name) -> Result<Option<Digest>> {
+        names::find(&self.shared.source(), name)
+    }
+
+    /// All names with the blobs that have them, sorted by name. Names that come or go meanwhile may or may not be among
+    /// them; all others are. The cost is that of the names; blobs without names are not looked at.
+    ///
+    /// # Errors
+    /// Those of a damaged or unreadable pack.
+    pub fn names(&self) -> Result<Vec<(Name, Digest)>> {
+        names::all(&self.shared.pack())
     }
 
     /// A reader: the fastest way to many blobs.
@@ -330,12 +371,14 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all that there are.
     #[doc(alias = "Deref")]
     pub fn dereference(&self, digest: &Digest) -> Result<Removed<M>> {
-        self.give_up(crate::batch::Operation::Dereference(*digest))
+        self.give_up(crate::batch::Operation::Dereference(*digest).into())
     }
 
-    fn give_up(&self, operation: crate::batch::Operation) -> Result<Removed<M>> {
-        match self.shared.commit_one(operation)? {
-            (pack, Done::Removed(removed)) => Ok(Removed::new(pack.source().clone(), removed)),
+    /// Does the one operation that gives a reference up.
+    fn give_up(&self, operations: Operations) -> Result<Removed<M>> {
+        let (pack, done) = self.shared.commit(operations)?;
+        match done.into_iter().next() {
+            Some(Done::Removed(removed)) => Ok(Removed::new(pack.source().clone(), removed)),
             _ => unreachable!("giving up a reference says what it removed"),
         }
     }
@@ -356,7 +399,40 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::NotLinked`].
     #[doc(alias = "Unlink")]
     pub fn unlink(&self, to: &Digest, from: &Digest) -> Result<Removed<M>> {
-        self.give_up(crate::batch::Operation::Unlink(*to, *from))
+        self.give_up(crate::batch::Operation::Unlink(*to, *from).into())
+    }
+
+    /// Gives a blob a name, which keeps it alive from now on. This *moves* a reference on the blob that the caller
+    /// holds into the name. What had the name before loses the reference that the name held on it, as by
+    /// [`dereference`](Store::dereference): the result says what died of that. Where the blob has the name already the
+    /// caller's reference is consumed all the same. A blob can have any number of names.
+    ///
+    /// ```
+    /// use blobpack::{Name, Store};
+    /// let store = Store::temporary()?;
+    /// let name: Name = "library/alpine:3.20".parse()?;
+    /// let old = store.put(b"an image")?.digest;
+    /// store.set_name(&name, &old)?;
+    /// let new = store.put(b"a newer image")?.digest;
+    /// let removed = store.set_name(&name, &new)?;
+    /// assert_eq!((removed.blobs(), store.name(&name)?), (1, new));
+    /// # Ok::<(), blobpack::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links and names hold all references on the blob.
+    pub fn set_name(&self, name: &Name, digest: &Digest) -> Result<Removed<M>> {
+        let mut operations = Operations::default();
+        operations.set_name(self.shared.source().tagger(), name, digest);
+        self.give_up(operations)
+    }
+
+    /// Removes a name, and drops the reference that it held.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`].
+    pub fn remove_name(&self, name: &Name) -> Result<Removed<M>> {
+        self.give_up(crate::batch::Operation::RemoveName(name.clone()).into())
     }
 
     /// A batch: operations that happen together or not at all, for the price of one sync.

@@ -150,6 +150,10 @@ impl OpenOptions {
 
     /// Opens a pack and makes its index anew from the log alone; the old index is not looked at.
     ///
+    /// The log knows of a name whose text is damaged all but the text. Such a name is removed, and the reference that
+    /// it held is a caller's from then on, so that nothing dies of the damage; [`Store::recovery`] says which blob it
+    /// was of.
+    ///
     /// # Errors
     /// [`Error::Damaged`] where a commit of the log is damaged.
     pub fn rebuild(&self, path: impl AsRef<Path>) -> Result<Store> {
@@ -213,7 +217,11 @@ impl OpenOptions {
             How::Rebuild => recovery::rebuild(&medium, self.max_bytes, false)?,
         };
         medium.remove_leftovers();
-        Ok(Some(self.store(Pack::writing(view, start, recovery, self.settings()))))
+        let mut pack = Pack::writing(view, start, recovery, self.settings());
+        if how == How::Rebuild {
+            pack.give_up_damaged_names()?;
+        }
+        Ok(Some(self.store(pack)))
     }
 
     fn lock<M: Medium>(&self, medium: &M) -> Result<()> {

@@ -15,9 +15,12 @@ pub struct Stats {
     pub blobs: u64,
     /// Links between them.
     pub links: u64,
+    /// Names of blobs.
+    pub names: u64,
     /// Payload bytes of all blobs.
     pub live_bytes: u64,
-    /// Frame bytes of removed blobs: a compaction gives back these, and superseded index and log bytes besides.
+    /// Frame bytes of removed blobs and names: a compaction gives back these, and superseded index and log bytes
+    /// besides.
     pub dead_bytes: u64,
     /// The file's length in bytes, holes included.
     pub file_bytes: u64,
@@ -56,12 +59,13 @@ impl<M: Medium> Store<M> {
         let medium = source.medium();
         let io = |e| Error::io("look at the file", medium.path(), e);
         let slots = source.view().slots();
-        let records = counters.blobs.saturating_add(counters.links);
+        let records = counters.records();
         #[allow(clippy::cast_precision_loss, reason = "a share, for people")]
         let index_load = records as f64 / (segments.max(1) * u64::from(slots)) as f64;
         Ok(Stats {
             blobs: counters.blobs,
             links: counters.links,
+            names: counters.names,
             live_bytes: counters.live_bytes,
             dead_bytes: counters.dead_bytes,
             file_bytes: medium.length().map_err(io)?,

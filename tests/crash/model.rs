@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blobpack::medium::Medium;
-use blobpack::{Algorithm, Digest, Error, Store};
+use blobpack::{Algorithm, Digest, Error, Name, Store};
 
 /// Random numbers that a printed seed brings back (SplitMix64, Steele, Lea and Flood 2014).
 pub struct Random(pub u64);
@@ -44,6 +44,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     pub blobs: BTreeMap<Digest, Entry>,
+    pub names: BTreeMap<Name, Digest>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub enum Op {
     Dereference(Digest),
     Link { to: Digest, from: Digest },
     Unlink { to: Digest, from: Digest },
+    SetName(Name, Digest),
+    RemoveName(Name),
     Batch(Vec<Op>),
     Checkpoint,
     Compact,
@@ -106,6 +109,15 @@ impl Model {
                 self.remove_if_dead(*to);
                 true
             }
+            Op::SetName(name, digest) => {
+                let Some(entry) = self.blobs.get_mut(digest).filter(|entry| entry.held > 0) else { return false };
+                entry.held -= 1;
+                if let Some(before) = self.names.insert(name.clone(), *digest) {
+                    self.remove_if_dead(before);
+                }
+                true
+            }
+            Op::RemoveName(name) => self.names.remove(name).map(|digest| self.remove_if_dead(digest)).is_some(),
             Op::Batch(ops) => ops.iter().all(|op| self.try_apply(op)),
             Op::Checkpoint | Op::Compact | Op::Reopen => true,
         }
@@ -114,7 +126,8 @@ impl Model {
     fn remove_if_dead(&mut self, digest: Digest) {
         let mut work = vec![digest];
         while let Some(digest) = work.pop() {
-            if self.blobs[&digest].held == 0 && self.blobs[&digest].into.is_empty() {
+            let named = self.names.values().any(|named| *named == digest);
+            if self.blobs[&digest].held == 0 && self.blobs[&digest].into.is_empty() && !named {
                 for to in self.blobs.remove(&digest).unwrap().out {
                     self.blobs.get_mut(&to).unwrap().into.remove(&digest);
                     work.push(to);
@@ -142,7 +155,7 @@ impl Model {
 
     /// What a store holds, every blob's bytes compared with what was put under its digest.
     pub fn of<M: Medium>(store: &Store<M>, contents: &Contents) -> Result<Model, Error> {
-        let mut model = Model::default();
+        let mut model = Model { names: store.names()?.into_iter().collect(), ..Model::default() };
         for digest in store.list() {
             let digest = digest?;
             let blob = store.get(&digest)?;
@@ -151,16 +164,22 @@ impl Model {
             let into: BTreeSet<Digest> = store.referrers(&digest)?.collect::<Result<_, _>>()?;
             let found = store.descriptor(&digest)?;
             assert_eq!((found.size, found.link_count), (blob.len() as u64, out.len() as u64));
-            let held = found.ref_count.checked_sub(into.len() as u64).expect("links hold references that are counted");
+            let names = model.names.values().filter(|named| **named == digest).count();
+            let held = found.ref_count.checked_sub((into.len() + names) as u64);
+            let held = held.expect("links and names hold references that are counted");
             let before = model.blobs.insert(digest, Entry { bytes: found.size, held, out, into });
             assert!(before.is_none(), "{digest} is listed twice");
+        }
+        for (name, digest) in &model.names {
+            assert_eq!(store.find_name(name)?, Some(*digest), "{name} is listed and not found");
+            assert!(model.blobs.contains_key(digest), "{name} is of a blob that is not there");
         }
         let stats = store.stats()?;
         let links: usize = model.blobs.values().map(|entry| entry.out.len()).sum();
         let bytes: u64 = model.blobs.values().map(|entry| entry.bytes).sum();
         assert_eq!(
-            (stats.blobs, stats.links, stats.live_bytes),
-            (model.blobs.len() as u64, links as u64, bytes),
+            (stats.blobs, stats.links, stats.names, stats.live_bytes),
+            (model.blobs.len() as u64, links as u64, model.names.len() as u64, bytes),
             "the counters agree with what is listed"
         );
         for digest in contents.keys().filter(|digest| !model.blobs.contains_key(digest)) {
@@ -186,6 +205,8 @@ pub fn run<M: Medium>(store: &Store<M>, op: &Op) -> Result<(), Error> {
         Op::Dereference(digest) => store.dereference(digest).map(drop),
         Op::Link { to, from } => store.link(to, from),
         Op::Unlink { to, from } => store.unlink(to, from).map(drop),
+        Op::SetName(name, digest) => store.set_name(name, digest).map(drop),
+        Op::RemoveName(name) => store.remove_name(name).map(drop),
         Op::Batch(ops) => {
             let mut batch = store.batch();
             for op in ops {
@@ -197,6 +218,8 @@ pub fn run<M: Medium>(store: &Store<M>, op: &Op) -> Result<(), Error> {
                     Op::Dereference(digest) => drop(batch.dereference(digest)),
                     Op::Link { to, from } => drop(batch.link(to, from)),
                     Op::Unlink { to, from } => drop(batch.unlink(to, from)),
+                    Op::SetName(name, digest) => drop(batch.set_name(name, digest)),
+                    Op::RemoveName(name) => drop(batch.remove_name(name)),
                     Op::Batch(_) | Op::Checkpoint | Op::Compact | Op::Reopen => unreachable!("not part of a batch"),
                 }
             }
@@ -251,6 +274,12 @@ impl Generator {
         Op::Stream(bytes, digest)
     }
 
+    /// One of a few names, some of them long.
+    fn name(&mut self) -> Name {
+        let number = self.random.below(6);
+        Name::new(format!("{number}{}", "-".repeat(number * number * 40))).expect("it is printable and short enough")
+    }
+
     /// One operation that changes the model, or is refused.
     pub fn change(&mut self, model: &Model) -> Op {
         let blobs = model.digests();
@@ -265,7 +294,9 @@ impl Generator {
             }
             48..=55 => Op::Reference(pick(&mut self.random)),
             56..=67 => Op::Dereference(pick(&mut self.random)),
-            68..=85 => Op::Link { to: pick(&mut self.random), from: pick(&mut self.random) },
+            68..=71 => Op::SetName(self.name(), pick(&mut self.random)),
+            72..=73 => Op::RemoveName(self.name()),
+            74..=85 => Op::Link { to: pick(&mut self.random), from: pick(&mut self.random) },
             86..=91 => {
                 let from = pick(&mut self.random);
                 let linked: Vec<Digest> = model.blobs[&from].out.iter().copied().collect();

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
 use crate::map::Map;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The bytes of a file, which of its pages have a place on the disk, and its lock. Changes are made one at a time, by
 /// whoever has the directory's mutex; maps read beside them.

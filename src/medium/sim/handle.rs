@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::SimFile;
 use super::{Action, Fault, SimDirectory, State};
 use crate::format::{Offset, to_u64};
 use crate::map::Map;
 use crate::medium::{AtPath, Medium};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, yield_now};
 
 /// A handle on a file of a [`SimDirectory`].
 pub struct Sim {
@@ -195,13 +195,13 @@ impl Medium for Sim {
 
     fn pause(&self) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
-        std::thread::yield_now();
+        yield_now();
     }
 }
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        if *self.locks.get_mut() {
+        if self.locks.load(Ordering::Relaxed) {
             let mut state = self.directory.state();
             self.file.give_lock_back();
             state.apply_and_log(&self.file, Action::Unlock);

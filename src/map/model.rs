@@ -1,0 +1,140 @@
+//! A map for the model checker: in place of memory it has the words and frames that somebody wrote, each known to loom,
+//! which then tries every order of threads and every value that a load may return.
+//!
+//! Words exist from the first store to their page on, frames from the write on: a test that wants readers to come
+//! upon a page has it written before there are several threads. Bytes are those of whole frames. They are no atomics;
+//! whether a reader may rely on them is asked of a relaxed flag, which is seen set for sure only by who is ordered
+//! after the write.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use elsa::sync::FrozenMap;
+
+use super::WORD_BYTES;
+use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
+use crate::sync::{Ordering, Word};
+
+/// How much of each page has words: a segment of five slots, or a directory of depth five.
+const PAGE_WORDS: usize = 48;
+/// Readers ask for up to this many bytes of a frame's header.
+const HEADER_BYTES: usize = 128;
+
+/// See the module.
+pub struct Map {
+    length: u64,
+    pages: FrozenMap<u64, Box<[Word]>>,
+    frames: FrozenMap<u64, Box<FrameBytes>>,
+}
+
+struct FrameBytes {
+    bytes: Vec<u8>,
+    is_there: Word,
+}
+
+impl Map {
+    /// An empty map that claims to be so long.
+    #[must_use]
+    pub fn memory(bytes: u64) -> Arc<Map> {
+        Arc::new(Map { length: bytes, pages: FrozenMap::new(), frames: FrozenMap::new() })
+    }
+
+    /// There are no files in a model.
+    pub fn of_file(_: &File, _: u64, _: bool) -> io::Result<Arc<Map>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Gives the pages of a range their words, all zero.
+    pub fn lay_words(&self, offset: Offset, length: u64) {
+        for page in offset.0 / PAGE_BYTES..(offset.0 + length).div_ceil(PAGE_BYTES) {
+            if self.pages.get(&page).is_none() {
+                self.pages.insert(page, (0..PAGE_WORDS).map(|_| Word::new(0)).collect());
+            }
+        }
+    }
+
+    /// Writes a frame, as the kernel does: the bytes are there before the call returns, for those who know of it.
+    pub fn write_frame(&self, offset: Offset, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().max(HEADER_BYTES), 0);
+        let frame = self.frames.insert(offset.0, Box::new(FrameBytes { bytes, is_there: Word::new(0) }));
+        frame.is_there.store(1, Ordering::Relaxed);
+    }
+
+    /// How far the map reaches.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Always.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        true
+    }
+
+    /// `count` words of one page; `None` where there are none.
+    #[must_use]
+    pub fn words(&self, offset: Offset, count: usize) -> Option<&[Word]> {
+        if !offset.is_aligned(WORD_BYTES) || offset.0 >= self.length {
+            return None;
+        }
+        let first = to_usize(offset.0 % PAGE_BYTES / WORD_BYTES);
+        self.pages.get(&(offset.0 / PAGE_BYTES))?.get(first..first.checked_add(count)?)
+    }
+
+    /// Bytes of the frame that begins at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If the reader was led to a frame whose bytes it may not see yet.
+    #[must_use]
+    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&[u8]> {
+        let frame = self.frames.get(&offset.0)?;
+        assert_eq!(frame.is_there.load(Ordering::Relaxed), 1, "a reader is led to a frame before its bytes are there");
+        frame.bytes.get(..to_usize(length))
+    }
+
+    /// Nothing to load.
+    pub fn prefetch(&self, _: Offset) {}
+
+    /// Nothing to sync.
+    pub fn flush(&self, _: Offset, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The words, by their number in the file.
+    #[must_use]
+    pub fn all_words(&self, bytes: u64) -> Option<AllWords<'_>> {
+        (bytes <= self.length).then_some(AllWords { map: self, count: to_usize(bytes / WORD_BYTES) })
+    }
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Map").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// All words of a file's beginning, by number.
+#[derive(Clone, Copy)]
+pub struct AllWords<'m> {
+    map: &'m Map,
+    count: usize,
+}
+
+impl<'m> AllWords<'m> {
+    /// One word.
+    #[must_use]
+    pub fn word(&self, number: usize) -> Option<&'m Word> {
+        if number < self.count { self.map.word(Offset(WORD_BYTES * to_u64(number))) } else { None }
+    }
+
+    /// The eight words from this one on.
+    #[must_use]
+    pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
+        let end = first.checked_add(8)?;
+        if end <= self.count { self.map.words(Offset(WORD_BYTES * to_u64(first)), 8)?.first_chunk() } else { None }
+    }
+}

@@ -1,0 +1,197 @@
+//! The memory itself: the system's map of a file, or zeroed memory.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::WORD_BYTES;
+use crate::format::{Offset, to_u64, to_usize};
+use crate::sync::Word;
+
+/// A range of memory that shows a file, or stands in for one.
+///
+/// Words are as in the file, little-endian: callers apply `u64::from_le` to what they load.
+pub struct Map {
+    /// The first byte. Readable for `length` bytes as long as `backing` lives, which is as long as `self`.
+    start: NonNull<u8>,
+    length: u64,
+    backing: Backing,
+}
+
+enum Backing {
+    File { map: MmapRaw, write: bool },
+    Memory { words: NonNull<[u64]> },
+}
+
+#[expect(unsafe_code, reason = "a map is shared by all threads that read the pack")]
+// SAFETY: `start` and `words` point to memory that `self` owns and that does not move; nothing in it belongs to a
+// thread. All access through `&Map` is by atomics or to bytes that never change (see `bytes`), so it does not matter
+// which thread makes it.
+unsafe impl Send for Map {}
+#[expect(unsafe_code, reason = "a map is shared by all threads that read the pack")]
+// SAFETY: as for `Send`.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Writable memory of `bytes` bytes (rounded up to whole words), all zero. Pages that nobody stores to cost
+    /// nothing.
+    #[must_use]
+    pub fn memory(bytes: u64) -> Arc<Map> {
+        let count = to_usize(bytes.div_ceil(WORD_BYTES));
+        // `vec!` asks the allocator for zeroed memory and writes none of it.
+        let words = NonNull::from(Box::leak(vec![0u64; count].into_boxed_slice()));
+        Arc::new(Map { start: words.cast(), length: to_u64(count) * WORD_BYTES, backing: Backing::Memory { words } })
+    }
+
+    /// Maps the first `bytes` bytes of a file, shared with all others who have it open. The map may be longer than the
+    /// file.
+    ///
+    /// Loads and stores beyond the file's end, rounded up to a page, are `SIGBUS`, so callers check each offset against
+    /// a length from `fstat`, which is good for ever, because the file is never shrunk (R12). So is a store into a hole
+    /// when the disk is full (R8). Without `write` every store is `SIGSEGV`.
+    ///
+    /// No advice is given to the kernel: `MADV_RANDOM` would spare a cold point read its read-around, but a large blob
+    /// that is read through the map would then fault in page by page.
+    pub fn of_file(file: &File, bytes: u64, write: bool) -> io::Result<Arc<Map>> {
+        let mut options = MmapOptions::new();
+        options.len(to_usize(bytes));
+        let map = if write { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
+        let start = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Arc::new(Map { start, length: to_u64(map.len()), backing: Backing::File { map, write } }))
+    }
+
+    /// How far the map reaches, in bytes: not the length of the file.
+    #[inline]
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether stores are possible.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        match self.backing {
+            Backing::File { write, .. } => write,
+            Backing::Memory { .. } => true,
+        }
+    }
+
+    /// `count` words from a multiple of 8 on; `None` elsewhere and beyond the map.
+    #[inline]
+    #[must_use]
+    #[expect(unsafe_code, reason = "borrows mapped memory as atomics")]
+    pub fn words(&self, offset: Offset, count: usize) -> Option<&[Word]> {
+        let length = to_u64(count).checked_mul(WORD_BYTES)?;
+        if !offset.is_aligned(WORD_BYTES) {
+            return None;
+        }
+        let at = self.at(offset, length)?;
+        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`; `start` is aligned to a
+        // word or a page, so `at` is aligned to a word. Atomics may be loaded while others store, in this process and
+        // any other. What another process stores against the lock is a wrong word, not undefined behaviour. Loads of a
+        // word from read-only memory are plain loads on every 64-bit target; stores there fault, and only a writer,
+        // whose map is writable, stores.
+        Some(unsafe { std::slice::from_raw_parts(at.cast::<Word>().as_ptr(), count) })
+    }
+
+    /// `length` bytes from `offset` on; `None` beyond the map.
+    ///
+    /// The caller asks only for ranges that were committed: those are written once, before anybody learns of them, and
+    /// never again (R12; recovery rewrites some with identical bytes). Mutable ranges go by [`word`](Map::word) (R13),
+    /// bytes that are not trusted yet, in a file that may be damaged, by `pread`.
+    #[inline]
+    #[must_use]
+    #[expect(unsafe_code, reason = "borrows mapped memory as bytes")]
+    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&[u8]> {
+        let at = self.at(offset, length)?;
+        // SAFETY: `at` says that the range lies inside the map, which lives as long as `self`. The bytes do not change
+        // while they are borrowed: blobpack never rewrites a committed range, and the writer's lock keeps a second
+        // writer away. A process that ignores the lock and overwrites them breaks this; that is the contract of `open`,
+        // stated there.
+        Some(unsafe { std::slice::from_raw_parts(at.as_ptr(), to_usize(length)) })
+    }
+
+    /// Asks the processor to load the cache line at `offset`, as a hint: any offset will do.
+    #[inline]
+    pub fn prefetch(&self, offset: Offset) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[expect(unsafe_code, reason = "a processor hint")]
+        if let Some(at) = self.at(offset, 1) {
+            // SAFETY: a prefetch reads nothing that the program can see and never faults, whatever the address.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.as_ptr().cast()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = offset;
+    }
+
+    /// Makes a range durable (`msync` with `MS_SYNC`), however it was written. Memory has nothing to sync.
+    ///
+    /// Linux syncs nothing through the map of a file that is open for reading only.
+    pub fn flush(&self, offset: Offset, length: u64) -> io::Result<()> {
+        self.at(offset, length).ok_or(io::ErrorKind::InvalidInput)?;
+        match &self.backing {
+            Backing::File { map, .. } => map.flush_range(to_usize(offset.0), to_usize(length)),
+            Backing::Memory { .. } => Ok(()),
+        }
+    }
+
+    /// The words of the first `bytes` bytes; `None` beyond the map.
+    #[inline]
+    #[must_use]
+    pub fn all_words(&self, bytes: u64) -> Option<AllWords<'_>> {
+        self.words(Offset(0), to_usize(bytes / WORD_BYTES)).map(AllWords)
+    }
+
+    /// The address of a range that lies inside the map. Of the map alone: whether the file goes as far is the caller's
+    /// to know.
+    #[inline]
+    #[expect(unsafe_code, reason = "address arithmetic inside the map")]
+    fn at(&self, offset: Offset, length: u64) -> Option<NonNull<u8>> {
+        if offset.0.checked_add(length)? > self.length {
+            return None;
+        }
+        // SAFETY: `offset` is at most `length`, so the address is inside the allocation, or one past its end for an
+        // empty range.
+        Some(unsafe { self.start.add(to_usize(offset.0)) })
+    }
+}
+
+impl Drop for Map {
+    #[expect(unsafe_code, reason = "gives leaked memory back")]
+    fn drop(&mut self) {
+        if let Backing::Memory { words } = self.backing {
+            // SAFETY: `words` comes from `Box::leak` in `memory` and is given back only here; every borrow of it
+            // borrows `self`.
+            drop(unsafe { Box::from_raw(words.as_ptr()) });
+        }
+    }
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Map").field("length", &self.length).field("write", &self.is_writable()).finish_non_exhaustive()
+    }
+}
+
+/// All words of a file's beginning, by number: for a lookup that has no more than one bounds check for a cache line.
+#[derive(Clone, Copy)]
+pub struct AllWords<'m>(&'m [Word]);
+
+impl<'m> AllWords<'m> {
+    /// One word.
+    #[inline]
+    #[must_use]
+    pub fn word(&self, number: usize) -> Option<&'m Word> {
+        self.0.get(number)
+    }
+
+    /// The eight words from this one on.
+    #[inline]
+    #[must_use]
+    pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
+        self.0.get(first..)?.first_chunk()
+    }
+}

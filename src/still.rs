@@ -1,0 +1,75 @@
+//! Looking at a whole pack while nothing changes, where that can be had.
+//!
+//! On a store that writes, commits wait meanwhile. A reader without a writer looks at an index of its own, which never
+//! changes. Beside a writer in another process nothing can be held: the look is taken again a few times, until nothing
+//! was committed in between, and then says that it was not still.
+
+use crate::error::{Error, Result};
+use crate::format::live;
+use crate::medium::Medium;
+use crate::pack::Shared;
+use crate::superblock::Superblocks;
+use crate::view::View;
+
+/// How often a look is taken again beside a busy writer.
+const ATTEMPTS: u32 = 4;
+
+/// What a look at a pack has before it.
+pub struct Sight<'a, M: Medium> {
+    /// Index and file; the map is as long as the file.
+    pub view: &'a View<M>,
+    /// The checkpoints.
+    pub superblocks: &'a Superblocks,
+    /// Whether a writer in another process may be changing the index.
+    pub is_moving: bool,
+}
+
+/// Lets `look` see the pack that is current. Says whether it changed meanwhile: then what was seen may belong to
+/// different moments.
+///
+/// # Errors
+/// Those of `look`; [`Error::Busy`] where a writer in another process changes the pack so fast that `look` fails.
+pub fn stand_still<M: Medium, T>(
+    shared: &Shared<M>,
+    mut look: impl FnMut(&Sight<'_, M>) -> Result<T>,
+) -> Result<(T, bool)> {
+    let mut pack = shared.pack();
+    while let Ok(writer) = pack.writer() {
+        let mut seen = None;
+        writer.pause_commits(false, |superblocks| {
+            let view = pack.source().renew()?;
+            seen = Some(look(&Sight { view: &view, superblocks, is_moving: false })?);
+            Ok(false)
+        })?;
+        if let Some(seen) = seen {
+            return Ok((seen, false));
+        }
+        // A compaction took this pack's place meanwhile, or does in a moment.
+        std::thread::yield_now();
+        pack = shared.pack();
+    }
+    let source = pack.source();
+    for attempt in 1.. {
+        source.current()?;
+        let view = source.renew()?;
+        let is_moving = !view.is_private();
+        let before = moment(&view);
+        let superblocks = Superblocks::read(view.medium().as_ref())?;
+        let seen = look(&Sight { view: &view, superblocks: &superblocks, is_moving });
+        let moved = moment(&view) != before;
+        match seen {
+            Ok(seen) if !moved || attempt >= ATTEMPTS => return Ok((seen, moved)),
+            Err(error) if attempt >= ATTEMPTS && !moved => return Err(error),
+            // A commit that was durable and not yet in the index when the look began moves nothing else.
+            Err(error) if !is_moving && !moved => return Err(error),
+            Err(_) if attempt >= ATTEMPTS => break,
+            _ => view.medium().pause(),
+        }
+    }
+    Err(Error::Busy { path: source.medium().path().into() })
+}
+
+/// What changes with every commit, checkpoint and takeover.
+fn moment<M: Medium>(view: &View<M>) -> [Option<u64>; 3] {
+    [view.file_word(live::DURABLE), view.file_word(live::NOTICE), Some(view.live_raw())]
+}
