@@ -341,7 +341,7 @@ impl Entry {
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 8 | generation: counts the lives of this region, never goes back |
+/// | 0 | 8 | generation: counts the lives of this region, from [`first_generation`], never goes back |
 /// | 8 | 8 | prefix: the first `depth` bits of all tags inside, in the top bits |
 /// | 16 | 8 | born: a random number of the writer's, plus its freezes; says whether it may still be stored into |
 /// | 24 | 4 | depth: how many bits of the tags are common |
@@ -362,6 +362,13 @@ pub struct SegmentHeader {
     pub checksum: U32,
     /// Zero.
     pub reserved: [u8; 32],
+}
+
+/// The generation of a region's first life. Regions begin with different ones, so that a directory's entry with a
+/// flipped bit in its place does not lead to an older copy of the same segment that would pass for it.
+#[must_use]
+pub const fn first_generation(region: Offset) -> u64 {
+    (region.0 / PAGE_BYTES).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 | 1
 }
 
 /// What a frame or a record is.

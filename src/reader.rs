@@ -181,7 +181,7 @@ impl<M: Medium> Reader<M> {
                     source.renew()?;
                 }
                 // The source knows what to do about a writer that is busy or dead.
-                Err(Stop::Busy | Stop::Failed(_)) => {
+                Err(Stop::Busy | Stop::Stuck(_) | Stop::Failed(_)) => {
                     source.ask(|view| view.find_blob(digest))?;
                 }
             }

@@ -15,17 +15,19 @@
 //!
 //! A reader without a writer does step 1 and 3 with the new regions in memory ([`attach`]); it writes nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::little_endian::U64;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::commit::Start;
 use crate::digest::Digest;
 use crate::error::{Damage, Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, FRAME_ALIGN, Frame, Identity, Kind, LARGE_BYTES, LIVE_AT, NAME_BYTES_MAX, Offset, PAGE_BYTES,
-    SPACE_AT, align_up, live, segment_bytes, to_usize,
+    CHUNK_ALIGN, FRAME_ALIGN, FrameHeader, Identity, JumpDetail, Kind, LARGE_BYTES, LIVE_AT, NAME_BYTES_MAX, Offset,
+    PAGE_BYTES, SPACE_AT, Superblock, align_up, live, segment_bytes, to_usize,
 };
 use crate::index::table::Table;
 use crate::log::{self, Commit, Group, Passed, Tail, read_chunk};
@@ -61,6 +63,8 @@ pub struct Recovery {
     pub lost_commits: u64,
     /// Blobs that these had stored.
     pub lost_blobs: Vec<Digest>,
+    /// Blobs that the dropped commits would have stored, as far as they can be told.
+    pub dropped_blobs: Vec<Digest>,
     /// Names whose texts can't be read any more, and which a rebuild has therefore removed.
     pub lost_names: Vec<LostName>,
 }
@@ -84,8 +88,10 @@ struct Scan {
     from: Tail,
     tail: Tail,
     report: Recovery,
-    /// Whether valid commits stand behind the tail. What is written next must not fit before them.
+    /// Whether something stands behind the tail: what is written next goes elsewhere.
     residue: bool,
+    /// Whether acknowledged commits are among it.
+    cut: bool,
 }
 
 /// Opens a pack for writing, `medium` being locked.
@@ -97,7 +103,7 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     superblocks.check_features(medium.as_ref(), true)?;
     let scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
     let before = superblocks.newest;
-    let file_bytes = restore_length(medium.as_ref(), &scan.tail, limit)?;
+    let file_bytes = whole_pages(medium.as_ref(), limit)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
     let view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
@@ -110,26 +116,20 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     if !clean {
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
+        let give_up = |space: &Space| {
+            // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be
+            // missing when this is tried again.
+            let _ = medium.punch(Offset(file_bytes), space.end().0.saturating_sub(file_bytes));
+        };
         for group in &scan.groups {
-            view = apply_group(view, &mut table, &mut space, group).inspect_err(|_| {
-                // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be
-                // missing when this is tried again.
-                let begin = align_up(file_bytes, PAGE_BYTES);
-                let _ = medium.punch(Offset(begin), space.end().0.saturating_sub(begin));
-            })?;
+            view = apply_group(view, &mut table, &mut space, group).inspect_err(|_| give_up(&space))?;
         }
         // Commits may build on a superblock that was lost: the next one must come after it.
         let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
         tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
-        finish(
-            medium.as_ref(),
-            &mut superblocks,
-            &mut table,
-            &mut space,
-            &tail,
-            newest,
-            scan.counters(&before.counters),
-        )?;
+        let moved = scan.go_on(medium.as_ref(), &mut space, &mut tail, file_bytes).inspect_err(|_| give_up(&space))?;
+        let counters = scan.counters(&before.counters);
+        finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, (newest, moved), counters)?;
         space = Space::new(&superblocks.newest, limit);
     } else {
         superblocks.settle(medium.as_ref())?;
@@ -139,28 +139,26 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
 }
 
-/// The file's length, once it is whole pages and the log's last chunk lies inside it again: a power cut takes back the
-/// length, and the place on the disk, of what was allocated and not written yet. Space is given out in pages, and a
-/// superblock that counts on more than there is would not be believed.
-fn restore_length<M: Medium>(medium: &M, tail: &Tail, limit: u64) -> Result<u64> {
+/// The file's length, once it is whole pages. Space is given out in pages, and a superblock that counts on more than
+/// there is would not be believed.
+fn whole_pages<M: Medium>(medium: &M, limit: u64) -> Result<u64> {
     let file_bytes = length(medium)?;
-    let end = tail.chunk_end.max(align_up(file_bytes, PAGE_BYTES));
+    let end = align_up(file_bytes, PAGE_BYTES);
     if end == file_bytes {
         return Ok(file_bytes);
     }
-    if tail.chunk_end > limit {
-        return Err(Error::LimitReached { path: medium.path().into(), needed: tail.chunk_end, limit });
+    if end > limit {
+        return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit });
     }
-    let from = if tail.chunk_end > file_bytes { tail.at } else { Offset(file_bytes) };
-    let needed = end - from.0;
-    medium.allocate(from, needed).map_err(|error| {
+    let needed = end - file_bytes;
+    medium.allocate(Offset(file_bytes), needed).map_err(|error| {
         if crate::medium::is_full(&error) {
             Error::NoSpace { path: medium.path().into(), needed }
         } else {
             Error::io("allocate the end of the log", medium.path(), error)
         }
     })?;
-    length(medium)
+    Ok(end)
 }
 
 /// Opens a pack and makes its index anew from the log alone.
@@ -169,7 +167,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     superblocks.check_features(medium.as_ref(), true)?;
     let mut scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
     let before = superblocks.newest;
-    let file_bytes = restore_length(medium.as_ref(), &scan.tail, limit)?;
+    let file_bytes = whole_pages(medium.as_ref(), limit)?;
     rewrite(medium.as_ref(), &scan, file_bytes)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
@@ -191,7 +189,8 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
     let mut tail = scan.tail;
     tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
-    finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, newest, counters)?;
+    let moved = scan.go_on(medium.as_ref(), &mut space, &mut tail, file_bytes)?;
+    finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, (newest, moved), counters)?;
     publish(&mut view, &mut table, &tail)?;
     give_back(medium.as_ref(), &scan, before.end.get(), file_bytes)?;
     let space = Space::new(&superblocks.newest, limit);
@@ -353,23 +352,26 @@ fn apply_commit<M: Medium>(
     Ok(view)
 }
 
-/// The checkpoint that ends a recovery.
+/// The checkpoint that ends a recovery. Where the log goes on elsewhere no jump leads there, so both superblocks do.
 fn finish<M: Medium>(
     medium: &M,
     superblocks: &mut Superblocks,
     table: &mut Table,
     space: &mut Space,
     tail: &Tail,
-    newest: u64,
+    (newest, moved): (u64, bool),
     counters: CountersNow,
 ) -> Result<()> {
-    let frozen = table.freeze(newest + 1);
+    let last = newest + 1 + u64::from(moved);
+    let frozen = table.freeze(last);
     let mut fresh = space.freeze();
     fresh.extend(frozen.dirty);
-    let mut next = next_superblock(&superblocks.newest, tail, space, frozen.live, counters);
-    next.sequence = U64::new(newest + 1);
+    let next = next_superblock(&superblocks.newest, tail, space, frozen.live, counters);
     sync_regions(medium, fresh)?;
-    superblocks.write(medium, next)
+    for sequence in newest + 1..=last {
+        superblocks.write(medium, Superblock { sequence: U64::new(sequence), ..next })?;
+    }
+    Ok(())
 }
 
 /// Shows the index to readers: the word first, then the host (a reader of another boot waits for it), then the notice.
@@ -435,8 +437,12 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Punches what was allocated after the checkpoint and is neither a chunk of the log nor a published extent.
+/// Punches what was allocated after the checkpoint and is neither a chunk of the log nor a published extent. What
+/// damage has cut off stays: it was acknowledged, and somebody may still make sense of it.
 fn give_back<M: Medium>(medium: &M, scan: &Scan, from: u64, to: u64) -> Result<()> {
+    if scan.cut {
+        return Ok(());
+    }
     let mut used: Vec<Region> = scan.chunks.iter().map(|passed| passed.chunk).collect();
     let marker = scan.marker;
     for &at in scan.groups.iter().flat_map(|group| &group.commits) {
@@ -474,7 +480,8 @@ impl Scan {
             groups.push(group);
             Ok(())
         })?;
-        let mut scan = Scan { marker, groups, chunks, from, tail: from, report: Recovery::default(), residue: false };
+        let mut scan =
+            Scan { marker, groups, chunks, from, tail: from, report: Recovery::default(), residue: false, cut: false };
         scan.cut_at_torn_payload(medium, marker, file_bytes)?;
         let mut damage = None;
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
@@ -498,6 +505,7 @@ impl Scan {
                 remedy: Some("`blobpack verify --repair` keeps what comes before"),
             }))),
             _ => {
+                scan.cut = damage.is_some();
                 scan.report.replayed_commits = scan.groups.len() as u64;
                 scan.report.replayed_images = scan.groups.iter().map(|group| group.images).sum();
                 Ok(scan)
@@ -512,6 +520,26 @@ impl Scan {
 
     fn counters(&self, before: &crate::format::Counters) -> CountersNow {
         self.groups.last().map_or(*before, |group| group.counters).into()
+    }
+
+    /// Where something stands behind the log's end, or its last chunk does not lie inside the file any more (a power
+    /// cut takes back the length of what was allocated and not written yet), the log goes on in a new chunk behind all
+    /// that there is. Says whether it does. On a full disk it goes on where it ends, if nothing there was acknowledged.
+    fn go_on<M: Medium>(&self, medium: &M, space: &mut Space, tail: &mut Tail, file_bytes: u64) -> Result<bool> {
+        let is_cut_short = tail.chunk_end > file_bytes;
+        if !self.residue && !is_cut_short {
+            return Ok(false);
+        }
+        let chunk = match space.allocate(medium, CHUNK_ALIGN, CHUNK_ALIGN) {
+            Ok(chunk) => chunk,
+            Err(Error::NoSpace { .. } | Error::LimitReached { .. }) if !self.cut && !is_cut_short => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let head = tail.begin_chunk(self.marker, chunk);
+        medium
+            .write_at(chunk.offset, &[head.as_bytes()], true)
+            .map_err(|e| Error::io("begin a chunk of the log", medium.path(), e))?;
+        Ok(true)
     }
 
     /// One sync may persist a commit without its blobs (R7): the first group that no later commit vouches for and whose
@@ -536,8 +564,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, and at
-    /// each position where a chunk can stand. Nothing found here is ever replayed.
+    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, at each
+    /// position where a chunk can stand, and where a jump leads that was found so. Nothing found here is ever replayed.
     fn look_for_evidence<M: Medium>(
         &mut self,
         medium: &M,
@@ -546,10 +574,12 @@ impl Scan {
         file_bytes: u64,
     ) -> Result<Option<(Offset, &'static str)>> {
         let rest = self.tail.chunk_end.min(file_bytes).saturating_sub(self.tail.at.0);
-        let mut places = vec![Region { offset: self.tail.at, bytes: rest }];
+        let head = self.head_behind(medium, rest)?;
+        let is_blank = head.as_bytes().iter().all(|byte| *byte == 0);
+        let mut places = BTreeMap::from([(self.tail.at.0, self.tail.at.0 + rest)]);
         // A chunk that a commit had been given when the checkpoint was made, and that no commit had reached, lies
         // before the checkpoint's end. Only a jump leads to it, and that leaves something at the tail.
-        let from = if self.is_blank_behind(medium, rest)? { end } else { end.min(self.tail.chunk_end) };
+        let from = if is_blank { end } else { end.min(self.tail.chunk_end) };
         let mut at = align_up(from, CHUNK_ALIGN).max(SPACE_AT.0);
         let replayed: Vec<Offset> = self.chunks.iter().map(|passed| passed.chunk.offset).collect();
         let io = |e| Error::io("look for data", medium.path(), e);
@@ -559,42 +589,78 @@ impl Scan {
             if let Some(chunk) = chunk
                 && !replayed.contains(&Offset(at))
             {
-                places.push(Region { offset: Offset(at), bytes: chunk.length.get().min(file_bytes - at) });
+                places.insert(at, at.saturating_add(chunk.length.get()).min(file_bytes));
             }
             at += CHUNK_ALIGN;
         }
-        let mut damage = None;
+        let mut found = Behind::default();
         // Chunks that overlap can only be forged; each byte is looked at once all the same.
         let mut seen = 0;
-        for place in places {
-            let start = Offset(place.offset.0.max(seen));
-            seen = seen.max(place.end());
-            for commit in commits_in(medium, marker, start, place.end())? {
-                // What a repair has cut off stays where it is; the epoch tells it from what came later.
-                if commit.detail.epoch.get() < self.tail.epoch {
-                    continue;
-                }
-                self.residue = true;
-                if commit.body.durable_upto.get() > self.tail.at.0 {
-                    damage = damage.or(Some((self.tail.at, "the log breaks off here, but later commits are there")));
-                    self.report.lost_commits += u64::from(commit.is_last());
-                    for blob in commit.published() {
-                        let frame = log::read_frame(medium, marker, blob.id, file_bytes)?;
-                        self.report.lost_blobs.extend(frame.and_then(|frame| frame.digest));
-                    }
-                } else {
-                    self.report.dropped_commits += u64::from(commit.is_last());
+        while let Some((start, end)) = places.pop_first() {
+            let targets = found.look(medium, marker, Offset(start.max(seen)), end)?;
+            seen = seen.max(end);
+            for target in targets.into_iter().filter(|target| (seen..file_bytes).contains(target)) {
+                // A jump is durable only with the frame of the chunk that it leads to: if that can't be read it is
+                // damaged, or it belongs to the newest commit and was never written.
+                let next = places.range(target + 1..).next().map_or(file_bytes, |(next, _)| *next);
+                places.entry(target).or_insert(next);
+            }
+        }
+        // What a repair has cut off in place stays where it is; the epoch tells it from what came later.
+        found.commits.retain(|commit| commit.detail.epoch.get() >= self.tail.epoch);
+        let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0;
+        self.residue |= !is_blank || !found.commits.is_empty();
+        self.tell(medium, marker, &found, looks_like_a_frame, file_bytes)
+    }
+
+    /// Reports what was found behind the log's end. What a commit there says was durable was acknowledged.
+    fn tell<M: Medium>(
+        &mut self,
+        medium: &M,
+        marker: u64,
+        found: &Behind,
+        looks_like_a_frame: bool,
+        file_bytes: u64,
+    ) -> Result<Option<(Offset, &'static str)>> {
+        let vouched = found.commits.iter().map(|commit| commit.body.durable_upto.get()).max().unwrap_or(0);
+        let damage = vouched > self.tail.at.0;
+        let is_lost = |at: Offset| damage && at.0 < vouched;
+        let (mut lost, mut dropped) = (BTreeSet::new(), BTreeSet::new());
+        let mut put = |at: Offset, digest| if is_lost(at) { lost.insert(digest) } else { dropped.insert(digest) };
+        for (at, digest) in &found.blobs {
+            put(*at, *digest);
+        }
+        for commit in &found.commits {
+            let counted = u64::from(commit.is_last());
+            let count = if is_lost(commit.frame.offset) {
+                &mut self.report.lost_commits
+            } else {
+                &mut self.report.dropped_commits
+            };
+            *count += counted;
+            for blob in commit.published() {
+                let frame = log::read_frame(medium, marker, blob.id, file_bytes)?;
+                if let Some(digest) = frame.and_then(|frame| frame.digest) {
+                    put(commit.frame.offset, digest);
                 }
             }
         }
-        Ok(damage)
+        if found.commits.is_empty() && looks_like_a_frame {
+            // A commit that was torn, or is damaged beyond recognition.
+            self.report.dropped_commits = 1;
+        }
+        dropped.retain(|digest| !lost.contains(digest));
+        self.report.lost_blobs = lost.into_iter().collect();
+        self.report.dropped_blobs = dropped.into_iter().collect();
+        Ok(damage.then_some((self.tail.at, "the log breaks off here, but later commits are there")))
     }
 
-    fn is_blank_behind<M: Medium>(&self, medium: &M, rest: u64) -> Result<bool> {
-        let mut next = [0; 64];
-        let next = &mut next[..to_usize(rest.min(64))];
-        medium.read_at(self.tail.at, next).map_err(|e| Error::io("look behind the log", medium.path(), e))?;
-        Ok(next.iter().all(|byte| *byte == 0))
+    /// The bytes where the next frame would begin.
+    fn head_behind<M: Medium>(&self, medium: &M, rest: u64) -> Result<FrameHeader> {
+        let mut head = FrameHeader::new_zeroed();
+        let bytes = &mut head.as_mut_bytes()[..to_usize(rest.min(64))];
+        medium.read_at(self.tail.at, bytes).map_err(|e| Error::io("look behind the log", medium.path(), e))?;
+        Ok(head)
     }
 
     /// The newest commit is vouched for by no later one. While the machine runs, the live page's durable tail does it.
@@ -611,39 +677,55 @@ impl Scan {
     }
 }
 
-/// All valid commit frames between two positions, none of which lies inside another. Bodies are read up to twice the
-/// range's length in all: in a log they do not overlap, and those that do are forged.
-fn commits_in<M: Medium>(medium: &M, marker: u64, from: Offset, to: u64) -> Result<Vec<Commit>> {
-    let mut found = Vec::new();
-    let mut at = from.align_up(FRAME_ALIGN).0;
-    let io = |e| Error::io("look for commits", medium.path(), e);
-    let mut piece = Vec::new();
-    let mut budget = 2 * to.saturating_sub(at);
-    let mut behind = Offset::NONE;
-    while at + 64 <= to {
-        // Holes hold nothing; a forged chunk could claim terabytes of them.
-        match medium.data_after(Offset(at)).map_err(io)? {
-            Some(data) if data.0 + 64 <= to => at = at.max(data.0 & !(FRAME_ALIGN - 1)),
-            _ => break,
-        }
-        piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
-        medium.read_at(Offset(at), &mut piece).map_err(io)?;
-        for (number, head) in piece.chunks_exact(64).enumerate() {
-            let here = Offset(at + 64 * number as u64);
-            if here < behind {
-                continue;
+/// Frames behind the log's end.
+#[derive(Default)]
+struct Behind {
+    commits: Vec<Commit>,
+    blobs: Vec<(Offset, Digest)>,
+}
+
+impl Behind {
+    /// Takes in all valid frames of commits and blobs between two positions, none of the commits inside another one;
+    /// returns where the jumps lead. Bodies are read up to twice the range's length in all: in a log they do not
+    /// overlap, and those that do are forged.
+    fn look<M: Medium>(&mut self, medium: &M, marker: u64, from: Offset, to: u64) -> Result<Vec<u64>> {
+        let mut targets = Vec::new();
+        let mut at = from.align_up(FRAME_ALIGN).0;
+        let io = |e| Error::io("look for commits", medium.path(), e);
+        let mut piece = Vec::new();
+        let mut budget = 2 * to.saturating_sub(at);
+        let mut behind = Offset::NONE;
+        while at + 64 <= to {
+            // Holes hold nothing; a forged chunk could claim terabytes of them.
+            match medium.data_after(Offset(at)).map_err(io)? {
+                Some(data) if data.0 + 64 <= to => at = at.max(data.0 & !(FRAME_ALIGN - 1)),
+                _ => break,
             }
-            let commit = Frame::parse(head, marker, here).filter(|frame| frame.kind == Kind::Commit);
-            let Some(frame) = commit.filter(|frame| frame.length <= budget) else { continue };
-            budget -= frame.length;
-            if let Some(commit) = Commit::read(medium, marker, here, to)? {
-                behind = commit.frame.end();
-                found.push(commit);
+            piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
+            medium.read_at(Offset(at), &mut piece).map_err(io)?;
+            for number in (0..piece.len()).step_by(64) {
+                let here = Offset(at + number as u64);
+                if here < behind || piece[number..number + 8] != marker.to_le_bytes() {
+                    continue;
+                }
+                let Some(frame) = log::read_frame(medium, marker, here, to)? else { continue };
+                match (frame.kind, frame.digest) {
+                    (Kind::Blob, Some(digest)) => self.blobs.push((here, digest)),
+                    (Kind::Jump, _) => targets.push(frame.detail::<JumpDetail>().target.get() & !(CHUNK_ALIGN - 1)),
+                    (Kind::Commit, _) if frame.length <= budget => {
+                        budget -= frame.length;
+                        if let Some(commit) = Commit::read(medium, marker, here, to)? {
+                            behind = commit.frame.end();
+                            self.commits.push(commit);
+                        }
+                    }
+                    _ => {}
+                }
             }
+            at += piece.len() as u64;
         }
-        at += piece.len() as u64;
+        Ok(targets)
     }
-    Ok(found)
 }
 
 /// The CRC-32 over payload and header of the blob or name frame at `at`; `None` where there is none.

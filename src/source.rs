@@ -141,27 +141,25 @@ impl<M: Medium> Source<M> {
                 Err(Stop::Outgrown) => {
                     self.renew()?;
                 }
-                // A second time it is not a dead writer's half-made change, but a damaged index.
-                Err(Stop::Busy) if !overtaken && gave_up => break,
-                Err(Stop::Busy) if !overtaken => {
+                Err(Stop::Busy | Stop::Stuck(_)) if !overtaken && !gave_up && self.is_without_writer(&view)? => {
                     gave_up = true;
-                    self.give_up_on_writer(&view)?;
+                    self.attach(view.medium().clone())?;
                 }
+                // It is not a dead writer's half-made change, but a damaged index.
+                Err(Stop::Stuck(error)) if !overtaken => return Err(error),
+                Err(Stop::Busy) if !overtaken => break,
                 _ => {}
             }
         }
         Err(Error::Busy { path: self.medium().path().into() })
     }
 
-    /// The index did not come to rest: with a live writer that is an error; a dead one left it in the middle of a
-    /// change, and the log tells the rest.
+    /// Whether the index that does not come to rest is that of a dead writer, which left it in the middle of a change:
+    /// the log tells the rest.
     #[cold]
-    fn give_up_on_writer(&self, view: &View<M>) -> Result<()> {
+    fn is_without_writer(&self, view: &View<M>) -> Result<bool> {
         let medium = view.medium();
         let locked = medium.is_locked().map_err(|e| Error::io("look at the lock", medium.path(), e))?;
-        if locked || self.follows.is_none() {
-            return Err(Error::Busy { path: medium.path().into() });
-        }
-        self.attach(medium.clone()).map(drop)
+        Ok(!locked && self.follows.is_some())
     }
 }

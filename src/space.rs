@@ -7,21 +7,26 @@
 
 use std::collections::VecDeque;
 
-use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, FILE_BYTES_MAX, Frame, FrameHeader, Kind, Offset, PAGE_BYTES, RunDetail, SPACE_AT, Superblock, align_up,
-    segment_bytes,
+    FILE_BYTES_MAX, Frame, FrameHeader, Kind, Offset, PAGE_BYTES, RunDetail, SPACE_AT, Superblock, align_up,
+    first_generation, segment_bytes, to_usize,
 };
 use crate::medium::{self, Medium};
 use crate::view::read_vec;
 
+mod reach;
+
+use reach::{Reach, keep_allocated};
+
 /// Runs of segments are at least this many, and then an eighth of all that there are.
 const RUN_SEGMENTS_MIN: u64 = 16;
 const RUN_SEGMENTS_MAX: u64 = 16 << 10;
+/// Regions that were never used take at most this, and as much again as the file has.
+const UNUSED_BYTES_MIN: u64 = 1 << 20;
 const HOLDS_SEGMENTS: u32 = 1;
 const HOLDS_DIRECTORY: u32 = 2;
 
@@ -228,12 +233,14 @@ impl Space {
         }
         let (offset, fresh) = self.segments.pop().expect("a run of segments was just made");
         let region = Region { offset, bytes };
-        if fresh {
-            return Ok((region, 1));
-        }
         let mut word = [0; 8];
-        medium.read_at(offset, &mut word).map_err(|e| Error::io("read a segment's generation", medium.path(), e))?;
-        Ok((region, u64::from_le_bytes(word).wrapping_add(1)))
+        if !fresh {
+            medium
+                .read_at(offset, &mut word)
+                .map_err(|e| Error::io("read a segment's generation", medium.path(), e))?;
+        }
+        let before = u64::from_le_bytes(word);
+        Ok((region, if before == 0 { first_generation(offset) } else { before.wrapping_add(1) }))
     }
 
     /// A free directory of at least `bytes`: the smallest that there is.
@@ -358,9 +365,7 @@ impl Space {
         segments.sort_unstable();
         let now = Reach::of(medium, newest)?;
         let before = older.map(|older| Reach::of(medium, older)).transpose()?;
-        if let Some(astray) = now.segments.iter().find(|segment| segments.binary_search(segment).is_err()) {
-            return Err(Error::damaged(medium.path(), astray.0, "the index directory names what is no segment"));
-        }
+        now.check(medium, &segments)?;
         self.total_segments = segments.len() as u64;
         self.live_segments = now.segments.len() as u64;
         segments.retain(|segment| now.segments.binary_search(segment).is_err());
@@ -377,12 +382,27 @@ impl Space {
         }
         // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they
         // get it now, or stay unused.
+        // What asks for more than twice the bytes that the file has, in all, is forged.
+        let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
+        let mut budget = blocks.saturating_mul(2).saturating_add(UNUSED_BYTES_MIN);
+        segments.truncate(to_usize(budget / segment_bytes(self.slots)));
         segments = keep_allocated(medium, &segments, segment_bytes(self.slots));
-        directories.retain(|region| medium.allocate(region.offset, region.bytes).is_ok());
+        directories.retain(|region| {
+            let within = budget.checked_sub(region.bytes);
+            budget = within.unwrap_or(budget);
+            within.is_some() && medium.allocate(region.offset, region.bytes).is_ok()
+        });
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
         Ok(())
+    }
+
+    /// Whether the list of runs is sound, and the newest directory names none but their segments.
+    pub fn check_runs<M: Medium>(medium: &M, newest: &Superblock) -> Result<()> {
+        let (mut segments, _) = Space::new(newest, u64::MAX).regions(medium)?;
+        segments.sort_unstable();
+        Reach::of(medium, newest)?.check(medium, &segments)
     }
 
     /// For a rebuild, which trusts nothing of the old index: where the list of runs is damaged it begins anew, and the
@@ -396,7 +416,7 @@ impl Space {
 
     /// All segments and directories of the runs in the file.
     fn regions<M: Medium>(&mut self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
-        let most = data_bytes_most(medium)?;
+        let mut left = data_bytes_most(medium)? / PAGE_BYTES;
         let (mut segments, mut directories) = (Vec::new(), Vec::new());
         let (mut at, mut above) = (self.run, self.end);
         // Each run stands below the one that names it, so the walk ends.
@@ -411,10 +431,11 @@ impl Space {
             let (bytes, count) = (run.region_bytes.get(), run.regions.get());
             let end = bytes.checked_mul(count).and_then(|all| all.checked_add(at.0 + PAGE_BYTES));
             let sound = bytes > 0
-                && count <= most / PAGE_BYTES
+                && count <= left
                 && bytes % PAGE_BYTES == 0
                 && end.is_some_and(|end| end <= above)
                 && at >= SPACE_AT;
+            left = left.saturating_sub(count);
             let first = at.0 + PAGE_BYTES;
             match run.holds.get() {
                 HOLDS_SEGMENTS if sound && bytes == segment_bytes(self.slots) => {
@@ -447,28 +468,6 @@ pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
     Ok(blocks.saturating_mul(64).saturating_add(1 << 24))
 }
 
-/// What a superblock's directory names.
-struct Reach {
-    directory: Offset,
-    /// Sorted, each once.
-    segments: Vec<Offset>,
-}
-
-impl Reach {
-    fn of<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Reach> {
-        let directory = Offset(superblock.directory.get());
-        let bytes = 8u64 << superblock.depth.get();
-        let words =
-            read_vec(medium, directory, bytes).map_err(|e| Error::io("read the index directory", medium.path(), e))?;
-        let entry = |eight: &[u8]| Entry::unpack(LittleEndian::read_u64(eight)).segment;
-        let mut segments: Vec<Offset> = words.chunks_exact(8).map(entry).collect();
-        segments.dedup();
-        segments.sort_unstable();
-        segments.dedup();
-        Ok(Reach { directory, segments })
-    }
-}
-
 /// Syncs regions, neighbours together.
 pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<()> {
     regions.sort_unstable();
@@ -479,18 +478,4 @@ pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<(
             .map_err(|e| Error::io("sync the index", medium.path(), e))?;
     }
     Ok(())
-}
-
-/// Those of the segments, in ascending order, that have their place on the disk.
-fn keep_allocated<M: Medium>(medium: &M, segments: &[Offset], bytes: u64) -> Vec<Offset> {
-    let mut kept = Vec::new();
-    let mut at = 0;
-    while at < segments.len() {
-        let run = segments[at..].windows(2).take_while(|pair| pair[1].0 == pair[0].0 + bytes).count() + 1;
-        if medium.allocate(segments[at], bytes * run as u64).is_ok() {
-            kept.extend_from_slice(&segments[at..at + run]);
-        }
-        at += run;
-    }
-    kept
 }

@@ -46,21 +46,18 @@ impl Superblocks {
             read::<M, Superblock>(medium, SUPERBLOCKS_AT[1], length)?,
         ];
         let of_copies = copies.iter().flatten().filter(|copy| copy.is_sealed()).map(|copy| copy.identity);
-        let mut known = identity.into_iter().chain(of_copies).filter(|identity| identity.magic == MAGIC);
-        // A newer version may seal its identity in another way, so the version is looked at first.
-        let mut found = None;
-        for identity in &mut known {
-            if identity.version.get() > VERSION {
-                return Err(Error::UnsupportedVersion {
-                    path: medium.path().into(),
-                    found: identity.version.get(),
-                    supported: VERSION,
-                });
-            }
-            if identity.is_sealed() {
-                found = Some(identity);
-                break;
-            }
+        let known = identity.into_iter().chain(of_copies).filter(|identity| identity.magic == MAGIC);
+        // A newer version may seal its identity in another way, so one whose seal is not known counts where it says so;
+        // but not against one that this version has sealed: a single bit can rot.
+        let known: Vec<Identity> = known.collect();
+        let found = known.iter().find(|identity| identity.is_sealed() && identity.version.get() <= VERSION).copied();
+        let newer = known.iter().find(|identity| identity.version.get() > VERSION).filter(|_| found.is_none());
+        if let Some(identity) = newer {
+            return Err(Error::UnsupportedVersion {
+                path: medium.path().into(),
+                found: identity.version.get(),
+                supported: VERSION,
+            });
         }
         let Some(identity) = found else {
             return Err(if copies.iter().flatten().any(|copy| copy.identity.magic == MAGIC) {

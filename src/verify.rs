@@ -141,7 +141,7 @@ impl<M: Medium> Verifier<'_, M> {
             let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
             match self.view.records_from(tag) {
                 Ok((records, _)) => records.iter().for_each(|record| self.record(record)),
-                Err(Stop::Failed(error)) => self.failed(error),
+                Err(Stop::Failed(error) | Stop::Stuck(error)) => self.failed(error),
                 Err(Stop::Outgrown | Stop::Busy) => {
                     self.found(Some(Entry::unpack(entry).segment), None, "a segment of the index is not there");
                 }

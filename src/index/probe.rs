@@ -33,6 +33,8 @@ pub enum Stop {
     Outgrown,
     /// The index kept changing (or its writer died in the middle of a change).
     Busy,
+    /// Nothing moves, and what is there contradicts itself: damage, or a writer died in the middle of a change.
+    Stuck(Error),
     /// An error to be passed on.
     Failed(Error),
 }
@@ -41,7 +43,7 @@ impl Stop {
     /// For those who can't ask again.
     pub fn into_error<M: Medium>(self, view: &View<M>) -> Error {
         match self {
-            Stop::Failed(error) => error,
+            Stop::Failed(error) | Stop::Stuck(error) => error,
             Stop::Outgrown | Stop::Busy => Error::Busy { path: view.medium().path().into() },
         }
     }
@@ -102,11 +104,21 @@ struct Segment<'v> {
     words: &'v [Word],
 }
 
+impl Segment<'_> {
+    /// Whether its header says that this tag belongs into it. The header was stored before the entry that led here.
+    #[inline]
+    fn is_of(&self, tag: u64) -> bool {
+        let word = |n: usize| u64::from_le(self.words[n].load(Ordering::Relaxed));
+        let (prefix, depth) = (word(1), (word(3) & 0xffff_ffff) as u32);
+        depth <= 63 && directory_index(prefix, depth) == directory_index(tag, depth)
+    }
+}
+
 impl<M: Medium> View<M> {
     /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header,
     /// which must agree (rule R11).
     pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
-        self.search(self.tagger().of_blob(digest), |slot, _| self.check_blob(digest, slot))
+        self.search(self.tagger().of_blob(digest), false, |slot, _| self.check_blob(digest, slot))
     }
 
     /// The payload of a blob with a SHA-256 in one of the first two slots: nine hits out of ten. `None` says nothing.
@@ -160,9 +172,10 @@ impl<M: Medium> View<M> {
         }
     }
 
-    /// The full record of the blob with this digest.
+    /// The full record of the blob with this digest. That there is none is sure: where it could stand no record is
+    /// damaged.
     pub fn blob_record(&self, digest: &Digest) -> Answer<Option<BlobRecord>> {
-        self.search(self.tagger().of_blob(digest), |slot, at| match self.check_blob(digest, slot) {
+        self.search(self.tagger().of_blob(digest), true, |slot, at| match self.check_blob(digest, slot) {
             Candidate::Hit(found) => match load_record(slot) {
                 Some(Image { record: Record::Blob(blob), .. }) if blob.id == found.id => Candidate::Hit(blob),
                 _ => Candidate::Odd(at, "a blob record fails its checksum"),
@@ -174,7 +187,7 @@ impl<M: Medium> View<M> {
 
     /// The record of a name. The frame that it speaks of must hold this very text.
     pub fn name_record(&self, name: &Name) -> Answer<Option<NameRecord>> {
-        self.search(self.tagger().of_name(name.as_str()), |slot, at| {
+        self.search(self.tagger().of_name(name.as_str()), true, |slot, at| {
             let id = Offset(u64::from_le(slot[1].load(Ordering::Acquire)));
             let kind = u64::from_le(slot[7].load(Ordering::Acquire)) >> 32 & 0xff;
             if kind != Kind::Name as u64 || id == Offset::NONE {
@@ -202,7 +215,7 @@ impl<M: Medium> View<M> {
 
     /// The record with this key and tag.
     pub fn record(&self, key: Key, tag: u64) -> Answer<Option<Record>> {
-        self.search(tag, |slot, at| match load_record(slot) {
+        self.search(tag, true, |slot, at| match load_record(slot) {
             Some(image) if image.record.key() == key => Candidate::Hit(image.record),
             Some(_) => Candidate::Other,
             None => Candidate::Odd(at, "a record fails its checksum"),
@@ -284,8 +297,14 @@ impl<M: Medium> View<M> {
         generation & 0xff_ffff == u64::from(segment.entry.generation) && self.live_raw() == segment.live
     }
 
+    /// With `careful` a damaged record on the way is an error where nothing is found: it may be what was looked for.
     #[inline]
-    fn search<T>(&self, tag: u64, mut check: impl FnMut(&[Word], Offset) -> Candidate<T>) -> Answer<Option<T>> {
+    fn search<T>(
+        &self,
+        tag: u64,
+        careful: bool,
+        mut check: impl FnMut(&[Word], Offset) -> Candidate<T>,
+    ) -> Answer<Option<T>> {
         let slots = self.slots();
         let (mut odd, mut unmoved) = (None, Unmoved::default());
         for attempt in 0..ATTEMPTS {
@@ -323,7 +342,12 @@ impl<M: Medium> View<M> {
                         Candidate::Other => {}
                         Candidate::Odd(at, what) => odd = Some((at, what)),
                     }
+                } else if careful && there != TAG_TOMBSTONE && load_record(slot).is_none() {
+                    odd = Some((Offset(segment.at.0 + 8 * first as u64), "a record fails its checksum"));
                 }
+            }
+            if !segment.is_of(tag) {
+                odd = Some((segment.at, "a segment stands where another one belongs"));
             }
             if self.is_settled(&segment) {
                 match odd {
@@ -353,11 +377,8 @@ impl<M: Medium> View<M> {
     /// else could move anything; in another one the source looks whether there is a writer.
     #[cold]
     fn stuck(&self, segment: &Segment<'_>) -> Stop {
-        if self.is_private() {
-            self.damaged(segment.at, "a segment has another generation than the index directory names").into()
-        } else {
-            Stop::Busy
-        }
+        let error = self.damaged(segment.at, "a segment has another generation than the index directory names");
+        if self.is_private() { error.into() } else { Stop::Stuck(error) }
     }
 
     #[cold]

@@ -1,0 +1,250 @@
+//! Bit rot: whatever bit of a pack is flipped, each answer is right or a named error, and what is lost is named.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+use blobpack::format::{FrameHeader, Identity, Kind, Offset, RunDetail, SUPERBLOCKS_AT};
+use blobpack::medium::{Medium, Sim, SimDirectory};
+use blobpack::store::How;
+use blobpack::{Algorithm, Digest, Recovery, Store};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+mod common;
+#[path = "rot/parts.rs"]
+mod parts;
+use common::{PACK, content, inserted, open_simulated, simulated, small};
+use parts::{flip, frames, index, is_chunk_place, newest, of_kind, put_superblock, reseal};
+
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// The bytes of a pack whose writer was killed after `work`.
+fn killed(work: impl FnOnce(&Store<Sim>)) -> Vec<u8> {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    work(&store);
+    directory.bytes(PACK).unwrap()
+}
+
+/// So many blobs of 15,000 bytes: four of them take a chunk.
+fn puts(blobs: u64) -> (Vec<u8>, Vec<Digest>) {
+    let mut digests = Vec::new();
+    let bytes = killed(|store| {
+        digests.extend((0..blobs).map(|seed| store.put(&content(seed, 15_000)).unwrap().digest));
+    });
+    (bytes, digests)
+}
+
+fn all(store: &Store<Sim>) -> Vec<Digest> {
+    let mut digests: Vec<_> = store.list().map(Result::unwrap).collect();
+    digests.sort_unstable();
+    digests
+}
+
+/// The damaged frame of a chunk was taken for the end of the log, and all commits in it were gone without a word.
+#[test]
+fn a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits() {
+    let (bytes, digests) = puts(8);
+    let jumps = of_kind(&bytes, Kind::Jump);
+    let chunks = of_kind(&bytes, Kind::Chunk);
+    assert!(!jumps.is_empty() && chunks.len() == jumps.len() + 1 && chunks.iter().all(|c| is_chunk_place(c.offset.0)));
+    for chunk in &chunks[1..] {
+        let mut bytes = bytes.clone();
+        flip(&mut bytes, (chunk.offset.0 as usize + 40) * 8);
+        let commits = frames(&bytes).iter().filter(|f| f.kind == Kind::Commit && f.offset > chunk.offset).count();
+        let directory = inserted(bytes, FILE_BYTES_MAX);
+        let opened = open_simulated(&directory, &small(), How::Open);
+        if commits > 1 {
+            assert!(opened.unwrap_err().is_damage());
+            let store = open_simulated(&directory, &small(), How::Repair).unwrap();
+            let recovery = store.recovery();
+            assert_eq!(recovery.lost_commits + recovery.dropped_commits, commits as u64);
+            assert_eq!(recovery.lost_blobs.len() + recovery.dropped_blobs.len(), commits);
+            assert_eq!(all(&store).len(), 8 - commits);
+        } else {
+            let store = opened.unwrap();
+            assert_eq!((store.recovery().dropped_commits, store.recovery().dropped_blobs), (1, vec![digests[7]]));
+        }
+    }
+}
+
+/// The newest commit, damaged, was dropped without a word.
+#[test]
+fn a_damaged_newest_commit_is_dropped_with_a_word() {
+    let (bytes, digests) = puts(3);
+    let commit = *of_kind(&bytes, Kind::Commit).last().unwrap();
+    for place in [commit.offset.0, commit.offset.0 + 33, commit.offset.0 + 130] {
+        let mut bytes = bytes.clone();
+        flip(&mut bytes, place as usize * 8);
+        let directory = inserted(bytes, FILE_BYTES_MAX);
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        assert_eq!(all(&store).len(), 2);
+        let recovery = store.recovery();
+        assert_eq!((recovery.dropped_commits, recovery.dropped_blobs), (1, vec![digests[2]]));
+        drop(store);
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        assert_eq!(store.recovery(), Recovery::default());
+    }
+}
+
+/// One bit in the version of one copy of the identity, and the pack was said to be of a later version.
+#[test]
+fn a_version_that_only_one_copy_claims_does_not_count() {
+    let (bytes, digests) = puts(1);
+    for copy in [0, SUPERBLOCKS_AT[0].0, SUPERBLOCKS_AT[1].0] {
+        for bit in 0..size_of::<Identity>() * 8 {
+            if bit % 8 != 0 && !(64..96).contains(&bit) {
+                continue;
+            }
+            let mut bytes = bytes.clone();
+            flip(&mut bytes, copy as usize * 8 + bit);
+            let medium = inserted(bytes, FILE_BYTES_MAX).open(PACK, false).unwrap();
+            let store = small().read_only(true).open_in(medium, How::Open).unwrap().unwrap();
+            store.get(&digests[0]).unwrap().verify().unwrap();
+        }
+    }
+}
+
+/// New commits were written over what lay behind the break, and large blobs behind it were punched.
+#[test]
+fn what_a_repair_cuts_off_is_not_written_over() {
+    let mut bytes = killed(|store| {
+        for seed in 0..3 {
+            store.put(&content(seed, 5000)).unwrap();
+        }
+        store.put(&content(3, 70_000)).unwrap();
+        store.put(&content(4, 5000)).unwrap();
+    });
+    let second = of_kind(&bytes, Kind::Commit)[1].offset.0 as usize;
+    flip(&mut bytes, (second + 100) * 8);
+    let behind: Vec<_> = of_kind(&bytes, Kind::Blob).into_iter().filter(|f| f.offset.0 as usize > second).collect();
+    assert_eq!(behind.len(), 3);
+    let directory = inserted(bytes.clone(), FILE_BYTES_MAX);
+    assert!(open_simulated(&directory, &small(), How::Open).unwrap_err().is_damage());
+    for round in 0..3 {
+        let how = if round == 0 { How::Repair } else { How::Open };
+        let store = open_simulated(&directory, &small(), how).unwrap();
+        for seed in 0..20 {
+            store.put(&content(100 + 100 * round + seed, 4000)).unwrap();
+        }
+        store.put(&content(1000 + round, 80_000)).unwrap();
+        store.checkpoint().unwrap();
+        assert!(store.verify().unwrap().damage.is_empty());
+    }
+    let after = directory.bytes(PACK).unwrap();
+    for frame in behind {
+        let range = frame.offset.0 as usize..frame.end().0 as usize;
+        assert!(bytes[range.clone()] == after[range], "{frame:?}");
+    }
+    let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
+    assert_eq!((store.recovery().lost_commits, all(&store).len()), (0, 1 + 63));
+}
+
+/// Either superblock alone leads to what was written after a cut.
+#[test]
+fn after_a_cut_one_superblock_can_rot_too() {
+    let (mut bytes, _) = puts(3);
+    let commit = *of_kind(&bytes, Kind::Commit).last().unwrap();
+    flip(&mut bytes, commit.offset.0 as usize * 8);
+    let directory = inserted(bytes, FILE_BYTES_MAX);
+    let store = open_simulated(&directory, &small(), How::Open).unwrap();
+    store.put(b"after the cut").unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    for copy in SUPERBLOCKS_AT {
+        let mut bytes = bytes.clone();
+        flip(&mut bytes, (copy.0 as usize + 300) * 8);
+        let store = open_simulated(&inserted(bytes, FILE_BYTES_MAX), &small(), How::Open).unwrap();
+        assert_eq!(all(&store).len(), 3);
+    }
+}
+
+/// A segment that has another generation than the directory names was said to be busy.
+#[test]
+fn a_flipped_generation_is_damage_to_the_writer_too() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let digests: Vec<_> = (0..20).map(|seed| store.put(&content(seed, 100)).unwrap().digest).collect();
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let mut damaged = 0;
+    for (at, length) in index(&bytes) {
+        let is_directory = at == newest(&bytes).directory.get();
+        // Of a segment the generation; of the directory each entry's generation and place.
+        let bits: Vec<u64> = if is_directory { (0..length * 8).collect() } else { (0..24).collect() };
+        for bit in bits.into_iter().step_by(5) {
+            let mut bytes = bytes.clone();
+            flip(&mut bytes, at as usize * 8 + bit as usize);
+            let directory = inserted(bytes, FILE_BYTES_MAX);
+            let store = open_simulated(&directory, &small(), How::Open).unwrap();
+            for digest in &digests {
+                match store.get(digest) {
+                    Ok(blob) => blob.verify().unwrap(),
+                    Err(error) => {
+                        assert!(error.is_damage(), "{at} {bit}: {error}");
+                        assert!(store.reference(digest).unwrap_err().is_damage());
+                        damaged += 1;
+                    }
+                }
+            }
+            assert!(!store.verify().unwrap().damage.is_empty(), "{at} {bit}");
+            drop(store);
+            let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
+            assert_eq!(all(&store).len(), digests.len());
+            assert!(store.verify().unwrap().damage.is_empty());
+        }
+    }
+    // A segment may be empty.
+    assert!(damaged > 20);
+}
+
+/// A store that looks for a free region gave a forged run all of the disk that it asked for.
+#[test]
+fn a_forged_run_gets_no_more_of_the_disk_than_the_pack_has() {
+    const LONG: u64 = 512 << 20;
+    let (directory, store) = simulated(LONG);
+    store.put(b"a blob").unwrap();
+    store.close().unwrap();
+    for holds in [1, 2] {
+        let mut bytes = directory.bytes(PACK).unwrap();
+        let mut superblock = newest(&bytes);
+        let at = Offset(bytes.len() as u64).align_up(4096);
+        let region_bytes = if holds == 1 { 4096 } else { LONG - at.0 - 8192 };
+        let detail = RunDetail {
+            previous: superblock.run,
+            region_bytes: U64::new(region_bytes),
+            regions: U64::new((LONG - at.0 - 8192) / region_bytes),
+            holds: U32::new(holds),
+            reserved: U32::ZERO,
+        };
+        let marker = superblock.identity.marker.get();
+        let run = FrameHeader::plain(marker, Kind::Run, at, 0, detail.as_bytes().try_into().unwrap());
+        superblock.run = U64::new(at.0);
+        superblock.end = U64::new(LONG);
+        put_superblock(&mut bytes, superblock);
+        let directory = SimDirectory::new(LONG + (8 << 20));
+        directory.insert(PACK, bytes);
+        let file = directory.open(PACK, true).unwrap();
+        file.write_at(at, &[run.as_bytes()], true).unwrap();
+        file.write_at(Offset(LONG - 1), &[&[1]], true).unwrap();
+        drop(file);
+        let used = directory.used();
+        if let Ok(store) = open_simulated(&directory, &small(), How::Open) {
+            let _ = store.put(b"another");
+        }
+        assert!(directory.used() < used + (8 << 20), "{} after {used}", directory.used());
+    }
+}
+
+/// The same for the last chunk of the log, which is to lie inside the file again after a power cut.
+#[test]
+fn a_forged_chunk_gets_no_more_of_the_disk_than_a_chunk_needs() {
+    let (mut bytes, digests) = puts(6);
+    let chunk = of_kind(&bytes, Kind::Chunk).last().unwrap().offset.0 as usize;
+    bytes[chunk + 48..chunk + 56].copy_from_slice(&(400_u64 << 20).to_le_bytes());
+    reseal(&mut bytes, chunk);
+    let directory = inserted(bytes, 512 << 20);
+    let used = directory.used();
+    let store = open_simulated(&directory, &small(), How::Open).unwrap();
+    store.put(b"another").unwrap();
+    assert!(directory.used() < used + (4 << 20), "{} after {used}", directory.used());
+    drop(store);
+    let store = open_simulated(&directory, &small(), How::Open).unwrap();
+    assert_eq!(all(&store).len(), digests.len() + 1);
+    assert!(store.contains(&Digest::of(Algorithm::Sha256, b"another")).unwrap());
+}
