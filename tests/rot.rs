@@ -167,7 +167,7 @@ fn a_flipped_generation_is_damage_to_the_writer_too() {
         let is_directory = at == newest(&bytes).directory.get();
         // Of a segment the generation; of the directory each entry's generation and place.
         let bits: Vec<u64> = if is_directory { (0..length * 8).collect() } else { (0..24).collect() };
-        for bit in bits.into_iter().step_by(5) {
+        for bit in bits.into_iter().step_by(11) {
             let mut bytes = bytes.clone();
             flip(&mut bytes, at as usize * 8 + bit as usize);
             let directory = inserted(bytes, FILE_BYTES_MAX);

@@ -2,7 +2,7 @@
 
 use blobpack::format::{
     CHUNK_ALIGN, Entry, Frame, FrameHeader, Identity, Kind, Offset, SPACE_AT, SUPERBLOCKS_AT, Superblock,
-    checksum_without, directory_bytes, segment_bytes,
+    checksum_without,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -44,7 +44,6 @@ pub fn index(bytes: &[u8]) -> Vec<(u64, u64)> {
         let word = u64::from_le_bytes(bytes[directory + 8 * index..][..8].try_into().unwrap());
         parts.push((Entry::unpack(word).segment.0, 64 * (u64::from(superblock.slots.get()) + 1)));
     }
-    assert!(directory_bytes(depth) >= 8 << depth && segment_bytes(superblock.slots.get()) % 4096 == 0);
     parts.sort_unstable();
     parts.dedup();
     parts
