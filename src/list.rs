@@ -6,10 +6,12 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::Offset;
+use crate::index::probe::Answer;
 use crate::medium::{Disk, Medium};
 use crate::pack::{Descriptor, Shared};
 use crate::record::{BlobRecord, Key, Record};
 use crate::source::Source;
+use crate::view::View;
 
 /// All descriptors; see [`Store::descriptors`](crate::Store::descriptors). Holds one segment of the index at a time.
 pub struct Descriptors<M: Medium = Disk> {
@@ -91,47 +93,96 @@ impl<M: Medium> Iterator for List<M> {
 /// The links of one blob, in either direction. A link that goes while it runs ends it early.
 pub struct Links<M: Medium = Disk> {
     source: Arc<Source<M>>,
-    blob: Offset,
     outward: bool,
-    next: Offset,
+    digest: Digest,
+    /// The one that came last.
+    last: Option<Digest>,
+    at: Place<M>,
     /// No list is longer: a longer one is damaged.
     left: u64,
 }
 
+/// Where a list goes on: offsets in one file, which mean nothing in the one that a compaction puts in its place.
+struct Place<M> {
+    medium: Arc<M>,
+    blob: Offset,
+    next: Offset,
+}
+
+impl<M> Clone for Place<M> {
+    fn clone(&self) -> Place<M> {
+        Place { medium: self.medium.clone(), ..*self }
+    }
+}
+
 impl<M: Medium> Links<M> {
-    pub(crate) fn out_of(source: Arc<Source<M>>, blob: &BlobRecord) -> Links<M> {
-        Links { source, blob: blob.id, outward: true, next: blob.first_out, left: blob.out_count }
+    /// What the blob with this digest links to, or what links to it; `None` where it is not stored.
+    pub(crate) fn of(source: Arc<Source<M>>, digest: &Digest, outward: bool) -> Result<Option<Links<M>>> {
+        let begun = source.ask(|view| {
+            let Some(blob) = view.blob_record(digest)? else { return Ok(None) };
+            let (next, left) = ends(&blob, outward);
+            Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, next }, left)))
+        })?;
+        Ok(begun.map(|(at, left)| Links { source, outward, digest: *digest, last: None, at, left }))
     }
 
-    pub(crate) fn into(source: Arc<Source<M>>, blob: &BlobRecord) -> Links<M> {
-        Links { source, blob: blob.id, outward: false, next: blob.first_in, left: blob.held.into() }
+    /// The next one, and where it goes on from there; `None` at the end.
+    fn step(&self) -> Result<Option<(Digest, Place<M>)>> {
+        self.source.ask(|view| {
+            let Some(place) = self.place_in(view)?.filter(|place| place.next != Offset::NONE) else { return Ok(None) };
+            let next = self.after(view, &place, place.next)?;
+            Ok(Some((view.digest_at(place.next)?, Place { next, ..place })))
+        })
     }
 
-    fn step(&mut self) -> Result<Digest> {
-        let other = self.next;
-        let (from, to) = if self.outward { (self.blob, other) } else { (other, self.blob) };
-        let tag = self.source.tagger().of_link(from, to);
-        self.next = match self.source.ask(|view| view.record(Key::Link(from, to), tag))? {
+    /// Where it goes on in this view's file. In another one than before the digests lead there.
+    fn place_in(&self, view: &View<M>) -> Answer<Option<Place<M>>> {
+        if Arc::ptr_eq(view.medium(), &self.at.medium) {
+            return Ok(Some(self.at.clone()));
+        }
+        let Some(blob) = view.blob_record(&self.digest)? else { return Ok(None) };
+        let mut place = Place { medium: view.medium().clone(), blob: blob.id, next: ends(&blob, self.outward).0 };
+        if let Some(last) = &self.last {
+            let Some(last) = view.blob_record(last)? else { return Ok(None) };
+            place.next = self.after(view, &place, last.id)?;
+        }
+        Ok(Some(place))
+    }
+
+    /// What comes after the link with this blob at its other end.
+    fn after(&self, view: &View<M>, place: &Place<M>, other: Offset) -> Answer<Offset> {
+        let (from, to) = if self.outward { (place.blob, other) } else { (other, place.blob) };
+        Ok(match view.record(Key::Link(from, to), view.tagger().of_link(from, to))? {
             Some(Record::Link(link)) if self.outward => link.next_out,
             Some(Record::Link(link)) => link.next_in,
             _ => Offset::NONE,
-        };
-        self.source.ask(|view| view.digest_at(other))
+        })
     }
+}
+
+/// The first in a blob's list, and how many there can be.
+fn ends(blob: &BlobRecord, outward: bool) -> (Offset, u64) {
+    if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, blob.held.into()) }
 }
 
 impl<M: Medium> Iterator for Links<M> {
     type Item = Result<Digest>;
 
     fn next(&mut self) -> Option<Result<Digest>> {
-        if self.next == Offset::NONE || self.left == 0 {
-            return None;
+        self.left = self.left.checked_sub(1)?;
+        match self.step() {
+            Ok(Some((digest, place))) => {
+                (self.last, self.at) = (Some(digest), place);
+                Some(Ok(digest))
+            }
+            Ok(None) => {
+                self.left = 0;
+                None
+            }
+            Err(error) => {
+                self.left = 0;
+                Some(Err(error))
+            }
         }
-        self.left -= 1;
-        let step = self.step();
-        if step.is_err() {
-            self.next = Offset::NONE;
-        }
-        Some(step)
     }
 }

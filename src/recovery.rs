@@ -10,7 +10,7 @@
 //!    nothing names.
 //! 4. Checkpoint, in a new epoch. From here on a crash finds nothing to replay.
 //! 5. Store the live word, then the notice. Readers of the dead writer saw its regions untouched until here, and now
-//!    see one switch.
+//!    see one switch. Then mark the lock: those who came meanwhile wait for that.
 //! 6. Give back what was allocated and never published.
 //!
 //! A reader without a writer does step 1 and 3 with the new regions in memory ([`attach`]); it writes nothing.
@@ -208,12 +208,13 @@ pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
         superblocks.check_features(medium.as_ref(), false)?;
         let slots = superblocks.newest.slots.get();
         let view = View::new(medium.clone(), &superblocks.identity, slots)?;
-        let locked = medium.is_locked().map_err(|e| Error::io("look at the lock", medium.path(), e))?;
-        if locked {
-            if is_of_this_host(&view)? {
+        let io = |e| Error::io("look at the lock", medium.path(), e);
+        if medium.is_locked().map_err(io)? {
+            if medium.is_ready().map_err(io)? && is_of_this_host(&view)? {
                 return Ok((view, superblocks.identity));
             }
-            // The writer is still recovering.
+            // The writer is still recovering. What the one before has left in the index may be less than what a reader
+            // has found in the log meanwhile.
             continue;
         }
         // What is in the page cache only must not be shown and then lost in a power cut.
@@ -375,6 +376,7 @@ fn finish<M: Medium>(
 }
 
 /// Shows the index to readers: the word first, then the host (a reader of another boot waits for it), then the notice.
+/// At last the lock is marked: who opens the pack from now on need not wait any more.
 pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) -> Result<()> {
     let medium = view.medium().clone();
     let store = |at, words: &[u64]| {
@@ -387,6 +389,7 @@ pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) ->
     store(live::HOST, &host)?;
     let attached = view.file_word(live::NOTICE).unwrap_or(0) >> 1;
     store(live::NOTICE, &[(attached + 1) << 1])?;
+    medium.set_ready().map_err(|e| Error::io("mark the lock", medium.path(), e))?;
     *view = view.renewed()?;
     Ok(())
 }

@@ -15,6 +15,8 @@ use crate::view::View;
 
 /// How often a question is asked again because the view was renewed in between.
 const RENEWALS: usize = 1000;
+/// What looks like damage is asked about so often while another process is writing.
+const DOUBTS: u32 = 8;
 
 /// The views of one handle on a pack.
 pub struct Source<M: Medium> {
@@ -130,14 +132,21 @@ impl<M: Medium> Source<M> {
     /// Asks a view that is true now, and a longer or newer one where that one has no answer.
     #[inline]
     pub fn ask<T>(&self, question: impl Fn(&View<M>) -> Answer<T>) -> Result<T> {
-        let mut gave_up = false;
+        let (mut gave_up, mut doubts) = (false, 0);
         for _ in 0..RENEWALS {
             let view = self.current()?;
             let answer = question(&view);
             let overtaken = self.follows.is_some() && view.is_private() && view.is_overtaken();
             match answer {
                 Ok(answer) if !overtaken => return Ok(answer),
-                Err(Stop::Failed(error)) if !overtaken => return Err(error),
+                Err(Stop::Failed(error)) if !overtaken => {
+                    // What another process has left half made looks like damage, whether it is dead or waits for a
+                    // processor.
+                    doubts += 1;
+                    if !self.leave_dead_writer(&view)? && (view.is_private() || doubts >= DOUBTS) {
+                        return Err(error);
+                    }
+                }
                 Err(Stop::Outgrown) => {
                     self.renew()?;
                 }
@@ -158,8 +167,23 @@ impl<M: Medium> Source<M> {
     /// the log tells the rest.
     #[cold]
     fn is_without_writer(&self, view: &View<M>) -> Result<bool> {
-        let medium = view.medium();
-        let locked = medium.is_locked().map_err(|e| Error::io("look at the lock", medium.path(), e))?;
-        Ok(!locked && self.follows.is_some())
+        Ok(self.follows.is_some() && !has_writer(view.medium().as_ref())?)
     }
+
+    /// Where this view is of an index whose writer is dead, takes one of the log instead: then there are no changes
+    /// that were half made. Says whether it did.
+    #[cold]
+    pub fn leave_dead_writer(&self, view: &View<M>) -> Result<bool> {
+        let leaves = !view.is_private() && self.is_without_writer(view)?;
+        if leaves {
+            self.attach(view.medium().clone())?;
+        }
+        Ok(leaves)
+    }
+}
+
+/// Whether a writer looks after the index. One that is still recovering does not.
+fn has_writer<M: Medium>(medium: &M) -> Result<bool> {
+    let io = |e| Error::io("look at the lock", medium.path(), e);
+    Ok(medium.is_locked().map_err(io)? && medium.is_ready().map_err(io)?)
 }

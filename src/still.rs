@@ -1,8 +1,8 @@
 //! Looking at a whole pack while nothing changes, where that can be had.
 //!
 //! On a store that writes, commits wait meanwhile. A reader without a writer looks at an index of its own, which never
-//! changes. Beside a writer in another process nothing can be held: the look is taken again a few times, until nothing
-//! was committed in between, and then says that it was not still.
+//! changes; so it does where the writer is dead. Beside a writer in another process nothing can be held: the look is
+//! taken again a few times, until nothing was committed in between, and then says that it was not still.
 
 use crate::error::{Error, Result};
 use crate::format::live;
@@ -50,7 +50,8 @@ pub fn stand_still<M: Medium, T>(
     }
     let source = pack.source();
     for attempt in 1.. {
-        source.current()?;
+        let view = source.current()?.clone();
+        source.leave_dead_writer(&view)?;
         let view = source.renew()?;
         let is_moving = !view.is_private();
         let before = moment(&view);

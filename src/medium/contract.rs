@@ -117,7 +117,12 @@ fn has_one_writer<M: Medium>(file: &M) {
     assert!(file.try_lock().unwrap(), "a new file is locked, and stays so when it is published");
     assert!(!second.try_lock().unwrap());
     for handle in [file, &second, &reader] {
-        assert!(handle.is_locked().unwrap());
+        assert!(handle.is_locked().unwrap() && !handle.is_ready().unwrap());
+    }
+    assert!(second.set_ready().is_err(), "only who has the lock marks it");
+    file.set_ready().unwrap();
+    for handle in [&second, &reader] {
+        assert!(handle.is_locked().unwrap() && handle.is_ready().unwrap());
     }
     drop(reader);
     assert!(!second.try_lock().unwrap(), "the end of a probe does not end the lock");
@@ -139,8 +144,11 @@ fn is_replaced_by_a_file_made_beside_it<M: Medium>(old: M) {
     assert!(!watcher.is_locked().unwrap(), "each file has its own lock");
     drop(watcher);
     assert_eq!(map.bytes(Offset(10), 3).unwrap(), b"one", "a map outlives name and handles");
+    new.set_ready().unwrap();
+    assert!(followed.is_ready().unwrap());
     drop(new);
     assert!(!followed.is_locked().unwrap());
+    assert!(!followed.is_ready().unwrap(), "the mark goes with the lock");
     assert!(followed.try_lock().unwrap() && followed.is_locked().unwrap());
     followed.remove_leftovers();
     assert_eq!(followed.at_path().unwrap(), AtPath::Same);

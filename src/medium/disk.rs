@@ -346,6 +346,14 @@ impl Medium for Disk {
         self.lock.is_held_by_any(&self.file, &self.path)
     }
 
+    fn set_ready(&self) -> io::Result<()> {
+        self.lock.set_ready()
+    }
+
+    fn is_ready(&self) -> io::Result<bool> {
+        self.lock.is_ready(&self.file, &self.path)
+    }
+
     fn pause(&self) {
         std::thread::sleep(PAUSE);
     }

@@ -145,6 +145,17 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// Whether a writer, `self` included, has the lock at this moment.
     fn is_locked(&self) -> io::Result<bool>;
 
+    /// Marks the lock, which `self` has: the live page is its holder's own from now on. The mark goes with the lock.
+    fn set_ready(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether the lock is marked. A medium without marks says so always; then a reader that opens while a writer
+    /// recovers may be shown what the writer before has left.
+    fn is_ready(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Waits for a moment: between two attempts of a lookup that met a changing index.
     fn pause(&self);
 }

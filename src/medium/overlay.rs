@@ -135,6 +135,10 @@ impl<M: Medium> Medium for Overlay<M> {
         self.below.is_locked()
     }
 
+    fn is_ready(&self) -> io::Result<bool> {
+        self.below.is_ready()
+    }
+
     fn pause(&self) {
         self.below.pause();
     }

@@ -302,8 +302,7 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
     pub fn links(&self, digest: &Digest) -> Result<Links<M>> {
-        let blob = self.record(digest)?;
-        Ok(Links::out_of(self.shared.source(), &blob))
+        self.list_links(digest, true)
     }
 
     /// The blobs that link to this one: who keeps it alive.
@@ -311,8 +310,11 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
     pub fn referrers(&self, digest: &Digest) -> Result<Links<M>> {
-        let blob = self.record(digest)?;
-        Ok(Links::into(self.shared.source(), &blob))
+        self.list_links(digest, false)
+    }
+
+    fn list_links(&self, digest: &Digest, outward: bool) -> Result<Links<M>> {
+        Links::of(self.shared.source(), digest, outward)?.ok_or(Error::NotFound { digest: *digest })
     }
 
     /// Stores a blob under its SHA-256, with one reference; where it is stored already, adds one.

@@ -52,8 +52,9 @@ impl<M: Medium> Store<M> {
                 (writer.totals().0, segments, source.view().live().depth)
             }
             Err(_) => {
-                let (counters, segments) = crate::recovery::look(&source.view())?;
-                (counters, segments, source.view().live().depth)
+                let view = source.current()?;
+                let (counters, segments) = crate::recovery::look(&view)?;
+                (counters, segments, view.live().depth)
             }
         };
         let medium = source.medium();

@@ -2,6 +2,9 @@
 //!
 //! The descriptor is never mapped, as a map would keep the lock beyond its closing (R14). It is closed, not unlocked: a
 //! child that the process forked shares it, and must not be able to end the parent's lock by dropping its copy.
+//!
+//! The mark on the lock is another kind of lock on the same descriptor, so that the two go together: the kernel lets go
+//! of the mark first.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -35,6 +38,19 @@ impl Lock {
         Ok(held.is_some())
     }
 
+    /// Marks the lock that this handle holds.
+    pub(super) fn set_ready(&self) -> io::Result<()> {
+        match &*super::lock(&self.held) {
+            Some(held) => super::sys::mark(held),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Whether the lock that anybody holds is marked.
+    pub(super) fn is_ready(&self, file: &File, path: &Path) -> io::Result<bool> {
+        super::sys::is_marked(self.probe(file, path)?)
+    }
+
     /// Closes the descriptor that holds the lock.
     pub(super) fn release(&self) {
         *super::lock(&self.held) = None;
@@ -45,19 +61,21 @@ impl Lock {
         if super::lock(&self.held).is_some() {
             return Ok(true);
         }
-        let probe = match self.probe.get() {
-            Some(probe) => probe,
-            None => {
-                let again = open_again(file, path)?;
-                self.probe.get_or_init(|| again)
-            }
-        };
+        let probe = self.probe(file, path)?;
         // Two threads that share the probe may each unlock what the other locked: neither needs it any more.
         if !without_contention(fs2::FileExt::try_lock_shared(probe))? {
             return Ok(true);
         }
         fs2::FileExt::unlock(probe)?;
         Ok(false)
+    }
+
+    fn probe(&self, file: &File, path: &Path) -> io::Result<&File> {
+        if let Some(probe) = self.probe.get() {
+            return Ok(probe);
+        }
+        let again = open_again(file, path)?;
+        Ok(self.probe.get_or_init(|| again))
     }
 }
 

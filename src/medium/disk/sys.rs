@@ -65,6 +65,8 @@ mod linux {
     const EXT_MAGIC: u64 = 0xef53;
     /// `TMPFS_MAGIC`.
     const TMPFS_MAGIC: u64 = 0x0102_1994;
+    /// The byte that is locked as a mark, behind all that a pack can have.
+    const MARK_AT: i64 = i64::MAX - 1;
 
     pub(in super::super) fn write_once(
         file: &File,
@@ -120,6 +122,42 @@ mod linux {
         match (half(0..16), half(16..32)) {
             (Some(high), Some(low)) => [high, low],
             _ => [0, 0],
+        }
+    }
+
+    /// Marks an open file: a shared lock, of the kind that belongs to an open file, on a byte that no pack has. Nobody
+    /// ever asks for that byte alone, so it is there at once.
+    pub(in super::super) fn mark(file: &File) -> io::Result<()> {
+        match lock_mark(file, libc::F_OFD_SETLK, libc::F_RDLCK) {
+            // Without such locks nobody finds one missing.
+            Err(error) if super::is_unsupported(&error) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    /// Whether another descriptor of this file is marked; always where there are no such locks.
+    pub(in super::super) fn is_marked(file: &File) -> io::Result<bool> {
+        match lock_mark(file, libc::F_OFD_GETLK, libc::F_WRLCK) {
+            Err(error) if super::is_unsupported(&error) => Ok(true),
+            found => Ok(found? != libc::F_UNLCK),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "rustix has no locks of open files")]
+    #[expect(clippy::cast_possible_truncation, reason = "the system's constants are small")]
+    fn lock_mark(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<libc::c_int> {
+        let mut lock = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: MARK_AT,
+            l_len: 1,
+            l_pid: 0,
+        };
+        // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call reads and writes no memory but
+        // `lock`, which is of the type that both commands take.
+        match unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(lock.l_type.into()),
         }
     }
 
@@ -182,6 +220,14 @@ mod other {
 
     pub(in super::super) fn boot_id() -> [u64; 2] {
         [0, 0]
+    }
+
+    pub(in super::super) fn mark(_: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(in super::super) fn is_marked(_: &File) -> io::Result<bool> {
+        Ok(true)
     }
 
     pub(in super::super) fn descriptor_path(_: &File) -> Option<PathBuf> {

@@ -16,6 +16,7 @@ pub(super) struct SimFile {
     length: AtomicU64,
     pages: Mutex<BTreeSet<u64>>,
     locked: AtomicBool,
+    ready: AtomicBool,
 }
 
 impl SimFile {
@@ -26,6 +27,7 @@ impl SimFile {
             length: AtomicU64::new(0),
             pages: Mutex::default(),
             locked: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
         }
     }
 
@@ -92,11 +94,21 @@ impl SimFile {
     }
 
     pub(super) fn give_lock_back(&self) {
+        self.ready.store(false, Ordering::Release);
         self.locked.store(false, Ordering::Release);
     }
 
     pub(super) fn is_locked(&self) -> bool {
         self.locked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether who has the lock has marked it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     fn pages(&self) -> MutexGuard<'_, BTreeSet<u64>> {

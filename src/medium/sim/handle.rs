@@ -193,6 +193,19 @@ impl Medium for Sim {
         Ok(self.file.is_locked())
     }
 
+    fn set_ready(&self) -> io::Result<()> {
+        let _state = self.directory.state();
+        if !self.locks.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.set_ready();
+        Ok(())
+    }
+
+    fn is_ready(&self) -> io::Result<bool> {
+        Ok(self.file.is_ready())
+    }
+
     fn pause(&self) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
         yield_now();
