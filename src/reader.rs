@@ -114,12 +114,21 @@ impl<M: Medium> Reader<M> {
         names::find(&self.shared.source(), name)
     }
 
-    /// Gets several blobs, in the order of their digests; `None` where one is not stored.
+    /// Gets several blobs, in the order of their digests; `None` where one is not stored. Faster than one by one: while
+    /// one waits for memory the next are looked up.
     ///
     /// # Errors
     /// The first error.
     pub fn get_many(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRef<'_>>>> {
-        digests.iter().map(|digest| self.find(digest)).collect()
+        let mut found = Vec::with_capacity(digests.len());
+        self.view().find_many_at_home(digests, |digest, bytes| {
+            found.push(match bytes {
+                Some(bytes) => Some(BlobRef { bytes }),
+                None => self.find_farther(digest)?,
+            });
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Gets a blob, or `None` where it is not stored.

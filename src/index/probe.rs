@@ -2,11 +2,11 @@
 
 use zerocopy::FromBytes;
 
-use crate::digest::{Algorithm, Digest};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{
     Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, header_bytes,
-    home_slot, live, to_usize,
+    home_slot, to_usize,
 };
 use crate::medium::Medium;
 use crate::name::Name;
@@ -119,47 +119,6 @@ impl<M: Medium> View<M> {
     /// which must agree (rule R11).
     pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
         self.search(self.tagger().of_blob(digest), false, |slot, _| self.check_blob(digest, slot))
-    }
-
-    /// The payload of a blob with a SHA-256 in one of the first two slots: nine hits out of ten. `None` says nothing.
-    ///
-    /// Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups
-    /// are fast where the next begins while this one waits, for which few instructions may lie between: so there is one
-    /// bounds check for each line, all misfortunes have the same end, and the unpredictable choice between the slots is
-    /// not a branch.
-    #[inline]
-    pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
-        let words = self.file_words()?;
-        let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));
-        if word(to_usize(live::NOTICE.0 / 8))? != self.settled_notice() {
-            return None;
-        }
-        let LiveWord { directory, depth, .. } = LiveWord::unpack(word(to_usize(live::WORD.0 / 8))?);
-        let tag = self.tagger().of_blob(digest);
-        let entry = Entry::unpack(word(to_usize(directory.0 / 8 + directory_index(tag, depth)))?);
-        let slots = self.slots();
-        let home = home_slot(tag, slots);
-        let next = if home + 1 == slots { 0 } else { home + 1 };
-        let first_slot = to_usize(entry.segment.0 / 8) + 8;
-        let (first, second) = (first_slot + 8 * home as usize, first_slot + 8 * next as usize);
-        let slot = std::hint::select_unpredictable(word(first)? == tag, first, second);
-        let slot = words.line(slot)?;
-        let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
-        let (id, length) = (load(1), load(2));
-        if load(0) != tag || load(7) >> 32 & 0xffff != u64::from(Algorithm::Sha256.code()) << 8 | Kind::Blob as u64 {
-            return None;
-        }
-        let frame = self.bytes(Offset(id), length.checked_add(64)?)?;
-        let (head, payload) = frame.split_first_chunk::<64>()?;
-        let head = FrameHeader::ref_from_bytes(head).ok()?;
-        let same = head.marker.get() == self.marker()
-            && head.kind == Kind::Blob as u8
-            && head.algorithm == digest.algorithm().code()
-            && digest.algorithm() == Algorithm::Sha256
-            && head.offset.get() == id
-            && head.length.get() == length
-            && head.detail == digest.padded()[..32];
-        same.then_some(payload)
     }
 
     /// Begins to load the slot where the search for this tag begins: for those who know what they will look for soon.

@@ -11,7 +11,7 @@ use crate::models::MODELS;
 /// Calls (file, the line without spaces around it) that no model needs, and why they stay.
 pub const REDUNDANT: &[(&str, &str, &str)] = &[
     (
-        "src/index/probe.rs",
+        "src/index/home.rs",
         "let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));",
         "the fast path may miss anything; a hit is ordered by the load of the frame's offset",
     ),
