@@ -35,7 +35,7 @@
 //! | layer | modules | what |
 //! |---|---|---|
 //! | 7 | `image/` | whole images in and out, through the store's public calls |
-//! | 7 | [`guide`] | how to use it: the tool verb by verb, and programs to begin with |
+//! | 7 | [`guide`], [`promises`] | how to use it, the tool verb by verb; what is guaranteed, and by which test |
 //! | 7 | `store/` | [`Store`], [`OpenOptions`], [`Batch`], [`Stats`]; delegates |
 //! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
 //! | 6 | `layout/`, `estimate`, `usage/` | what each byte is for; what a compaction would free; what keeps what |
@@ -52,20 +52,11 @@
 //! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in
 //! the commit that makes it due) and global state.
 //!
-//! # What is promised, and what is assumed
+//! # What is promised
 //!
-//! * **Killed process, power cut**: what was acknowledged is there; a batch is there as a whole or not at all. Assumed:
-//!   a sync that returns has reached the disk; an overwritten sector of 512 bytes holds its old or its new bytes.
-//! * **Full disk**: an error that says how much is needed, with nothing changed; 64 dereferences of single
-//!   blobs, or 16 removals of names, work all the same ([`RESERVED_DEREFERENCES`]).
-//! * **Failing disk**: after a failed write or sync a handle acknowledges nothing more; reads go on.
-//! * **Damage**: a wrong index gives a miss or an error, never wrong bytes. A torn end of the log is cut off and
-//!   reported; damage before the end is an error, never a silent cut. Payloads are compared with their digests by
-//!   [`Blob::verify`], [`Store::verify`], [`Store::compact`] and the tool's `get`.
-//! * **Other processes**: one writes, any number read beside it and see each commit once it is durable.
-//! * **Not promised**: anything where another program changes or cuts the file; network and FUSE file systems whose
-//!   locks or maps are not shared; a copy of a pack that is being written; a process that forks and uses the store in
-//!   both.
+//! What was acknowledged is there, after the end of a process and after a power cut; a batch is there as a whole or not
+//! at all; bytes that are not a blob's are never given out for it. [`promises`] says it line by line, with what is
+//! assumed of the system, what is not promised, and the test behind each line.
 
 #![deny(missing_docs)]
 
@@ -103,6 +94,7 @@ pub mod medium;
 mod name;
 mod names;
 mod pack;
+pub mod promises;
 mod reader;
 #[doc(hidden)]
 pub mod record;

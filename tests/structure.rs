@@ -169,3 +169,33 @@ fn files_are_short_or_say_why_not() {
         assert!(listed || lines <= LINES_MAX || is_for_tests(&file), "src/{file} has {lines} lines");
     }
 }
+
+#[test]
+fn every_promise_has_its_test() {
+    let page = &sources()["promises.rs"];
+    let promises = page.split("# What is assumed").next().unwrap();
+    let mut named = 0;
+    for promise in promises.split("//! * ").skip(1) {
+        let named_in_code = promise.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::"));
+        // A type's name begins with a capital.
+        let tests: Vec<_> = named_in_code.filter(|(target, _)| target.starts_with(char::is_lowercase)).collect();
+        assert!(!tests.is_empty(), "no test stands behind: {promise}");
+        for (target, test) in tests {
+            assert!(test_sources(target).contains(&format!("fn {test}(")), "tests/{target} has no test {test}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "the search finds {named} tests");
+}
+
+/// All that belongs to one target of the tests.
+fn test_sources(target: &str) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut found = vec![tests.join(format!("{target}.rs"))];
+    for directory in ["", "loom", "shuttle"].map(|inside| tests.join(target).join(inside)) {
+        let entries = std::fs::read_dir(directory).into_iter().flatten();
+        found.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "rs") && path.is_file());
+    found.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}

@@ -1,0 +1,119 @@
+//! What blobpack guarantees, against what; what it assumes of the system; what it does not promise. Beside each line
+//! stands the test that would fail without it, as `file::test` in this repository's `tests`. This module holds no code.
+//!
+//! # A killed process
+//!
+//! * What was acknowledged is there, whoever is killed at whatever moment, recovery included
+//!   (`kill::whoever_is_killed_whenever_nothing_acknowledged_is_lost_and_no_reader_is_disturbed`).
+//! * A batch is there as a whole or not at all (`crash::every_prefix_of_a_run_reopens_with_what_was_acknowledged`).
+//! * A creation that is cut off leaves nothing, or an empty pack
+//!   (`crash::a_creation_that_is_cut_off_leaves_nothing_or_an_empty_pack`).
+//! * What the tool has printed is durable
+//!   (`processes::what_the_tool_has_printed_when_it_is_killed_is_there_afterwards`).
+//! * An import or export that is cut off leaves whole images, or none of it
+//!   (`image_files::the_next_export_goes_on_from_whatever_a_kill_left`).
+//!
+//! # A power cut
+//!
+//! * With [`PowerLoss`](crate::Durability::PowerLoss), the default: all of the above, whatever unsynced
+//!   sectors reach the disk (`crash::a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps`).
+//! * The same where the power fails after a process was killed and another one went on
+//!   (`crash::a_power_cut_after_a_kill_keeps_what_the_next_process_acknowledged`).
+//! * The same while a store recovers (`crash::a_crash_while_recovering_loses_nothing`).
+//! * With [`Process`](crate::Durability::Process): the last checkpoint is there, and of what came after it
+//!   a beginning; what a kill leaves is whole (`api::process_durability_survives_the_handle`).
+//!
+//! # A full disk
+//!
+//! * What does not fit is an error that says how much is needed, with nothing changed; never a signal
+//!   (`bad_input::a_full_disk_is_an_error_that_says_how_much_is_needed_and_nothing_changes`).
+//! * [`RESERVED_DEREFERENCES`](crate::RESERVED_DEREFERENCES) removals work all the same
+//!   (`crash::a_full_disk_refuses_writes_with_nothing_changed_and_takes_dereferences`).
+//! * So do removals of names and links (`names::names_and_links_can_be_given_up_on_a_full_disk`).
+//! * A limit of bytes is kept like the end of a disk (`api::the_limit_of_bytes_is_kept_and_removals_go_on_at_it`).
+//!
+//! # A failing disk
+//!
+//! * After a write or sync that failed a handle acknowledges nothing more; reads go on; reopening finds what was
+//!   acknowledged (`crash::a_failing_call_is_an_error_that_loses_nothing_and_reads_go_on`).
+//!
+//! # Bit rot
+//!
+//! * A wrong index gives a miss or an error, never wrong bytes
+//!   (`layout::every_flipped_byte_of_the_index_and_the_heads_gives_an_error_or_a_layout_that_adds_up`).
+//! * A torn end of the log is cut off and reported; damage before it is an error, never a silent cut
+//!   (`rot::a_damaged_newest_commit_is_dropped_with_a_word`,
+//!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`).
+//! * Damage is listed whole, and never stops the list (`cli::verify_lists_all_damage`).
+//! * What the log holds is rebuilt from the log alone (`api::a_rebuilt_pack_is_the_same`).
+//! * What a repair cuts off stays where it was, and is not written over
+//!   (`rot::what_a_repair_cuts_off_is_not_written_over`).
+//! * One bad page at the head of the file does not cost the store
+//!   (`rot::a_version_that_only_one_copy_claims_does_not_count`).
+//!
+//! Payloads are as they are stored: who must know that they are whole asks [`Blob::verify`](crate::Blob::verify). The
+//! tool's `get`, [`Store::verify`](crate::Store::verify) and [`Store::compact`](crate::Store::compact) always do.
+//!
+//! # Hostile files
+//!
+//! * Any bytes may be opened: the worst is a named error, soon and in little memory
+//!   (`bad_input::a_mutated_pack_is_never_a_panic`, `fuzz_corpus::any_bytes_as_a_pack_are_at_worst_an_error`).
+//! * What is sealed with valid checksums and contradicts itself is found
+//!   (`bad_input::what_is_sealed_in_a_sound_pack_is_found`).
+//! * Nothing in a payload can pass for a frame, and digests that were ground to look alike fill no bucket
+//!   (`limits::blobs_whose_digests_were_ground_to_begin_alike_fill_the_index_like_any_others`).
+//! * An image or tree from a stranger never leads outside its target, and is stored as a whole or not at all
+//!   (`image_tree::no_manifest_leads_out_of_the_target`,
+//!   `images::a_bad_layout_is_refused_by_the_name_of_the_part_and_changes_nothing`).
+//! * A chain of any length is removed on a small stack
+//!   (`limits::a_long_chain_is_freed_on_a_small_stack_and_with_the_memory_that_is_stated`).
+//!
+//! # Other processes and threads
+//!
+//! * One process writes; another one is turned away, or waits
+//!   (`processes::a_second_writer_is_turned_away_until_the_first_one_is_gone`).
+//! * Any number read beside it, wait for nobody, and see each commit once it is durable
+//!   (`processes::a_reader_in_another_process_sees_each_commit_once_it_is_acknowledged`).
+//! * No reader goes back in time, also where the writer dies and the next one recovers
+//!   (`kill::a_store_opened_beside_a_writer_that_is_still_recovering_does_not_go_back`).
+//! * Readers follow a compaction to the new file; blobs that are held stay readable
+//!   (`processes::readers_follow_a_compaction_in_another_process_to_the_new_file`,
+//!   `api::a_blob_outlives_its_removal_a_compaction_and_the_store`).
+//! * A reader changes nothing on the disk (`crash::a_reader_of_what_a_crash_left_changes_nothing`).
+//! * Threads end where each alone would (`threads::writers_and_readers_in_many_threads_end_where_each_alone_would`,
+//!   `interleavings::a_record_is_found_while_its_segment_is_split`).
+//!
+//! # Packs of earlier versions
+//!
+//! * A pack of version 1 is read, recovered, rebuilt and compacted by all later blobpacks of version 1
+//!   (`golden::a_pack_of_version_1_is_recovered_rebuilt_and_compacted_as_ever`).
+//! * One that an older blobpack would misread says so by a feature flag, before it holds anything such
+//!   (`names::both_superblocks_announce_names_before_there_is_one_and_until_a_compaction_finds_none`).
+//!
+//! # What is assumed
+//!
+//! Of the disk and the file system:
+//!
+//! * A sync that returned has reached the disk, with the file's length and whatever else is needed to read its range.
+//! * A sector of 512 bytes that was synced, and is overwritten, holds its old or its new bytes after a power cut, not a
+//!   mixture, and its neighbours are as they were.
+//! * A rename is atomic, and durable once the directory was synced.
+//! * A write by a system call and a store through a shared map are seen by all processes of the machine, at once.
+//! * Locks by `flock` work between the processes that use the pack. ext4, xfs, btrfs and tmpfs are such file systems.
+//!
+//! Of SHA-256, SHA-384 and SHA-512: nobody finds two blobs with one digest. Of the system's random numbers: nobody
+//! guesses the secret and the frame marker that a new pack draws.
+//!
+//! # What is not promised
+//!
+//! * **Files that others change.** Another program that writes into a pack, or truncates it while it is mapped, can do
+//!   anything, a signal (`SIGBUS`) included. Who can't rule that out reads by
+//!   [`Blob::read_at`](crate::Blob::read_at).
+//! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
+//! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It opens as
+//!   what a crash could have left, or says that it is damaged. Close the store, take a snapshot of the file system, or
+//!   compact with an [output](crate::CompactOptions::output) elsewhere.
+//! * **`fork`.** A process that forks while it has a store open must use it in one of the two only.
+//! * **Hiding.** Payloads are not encrypted, and stay in the file until a compaction after they were removed; on many
+//!   disks longer.
+//! * **Availability against a hostile writer.** Who may write a pack may remove what is in it.
