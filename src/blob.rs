@@ -104,12 +104,15 @@ impl<M: Medium> Blob<M> {
         Ok(&self.as_bytes()[to_usize(range.start)..to_usize(range.end)])
     }
 
-    /// Compares the bytes with the digest.
+    /// Compares the bytes with the digest. They are read with system calls, so an unreadable sector is an error here
+    /// and not a signal; what was verified can then be read through the map.
     ///
     /// # Errors
-    /// [`Error::DigestMismatch`]: the bytes were damaged.
+    /// [`Error::DigestMismatch`]: the bytes were damaged. [`Error::Io`]: they can't be read.
     pub fn verify(&self) -> Result<()> {
-        let found = Digest::of(self.digest().algorithm(), self.as_bytes());
+        let algorithm = self.digest().algorithm();
+        let medium = self.view.medium().as_ref();
+        let found = digest_by_read(medium, algorithm, self.found.payload, self.size(), |_| Ok(()))?;
         if found == self.digest() {
             return Ok(());
         }

@@ -28,7 +28,9 @@ use crate::format::{
     to_u64, to_usize,
 };
 use crate::index::table::{Builder, Table};
-use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes, read_name, seal_name};
+use crate::log::{
+    CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes, read_frame, read_name, seal_name,
+};
 use crate::medium::{Medium, is_full};
 use crate::name::Name;
 use crate::pack::{Pack, Shared};
@@ -132,6 +134,7 @@ struct Survey {
 
 impl Survey {
     fn run<M: Medium>(view: &View<M>, commits: u64) -> Result<Survey> {
+        view.check_index_readable()?;
         let mut survey = Survey {
             blobs: Vec::new(),
             names: Vec::new(),
@@ -464,8 +467,11 @@ fn fill<M: Medium>(
         0 => 0,
         bytes => log.space.allocate(medium.as_ref(), bytes, PAGE_BYTES)?.offset.0,
     };
+    let old_bytes = view.medium().length().map_err(|e| Error::io("length", view.medium().path(), e))?;
     for blob in &survey.blobs {
-        let digest = view.digest_at(blob.id).map_err(|stop| stop.into_error(view))?;
+        let digest = read_frame(view.medium().as_ref(), marker, blob.id, old_bytes)?
+            .and_then(|frame| frame.digest)
+            .ok_or_else(|| view.damaged(blob.id, "a record speaks of a blob frame here, but there is none"))?;
         if blob.length >= LARGE_BYTES {
             let payload = large_payload(large_end, blob.algorithm);
             large_end = payload + blob.length;

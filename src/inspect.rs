@@ -1,6 +1,7 @@
 //! What a file holds, frame by frame, for people who want to understand it or what became of it. Nothing is written,
 //! nothing is trusted: frames are found by their marker, damaged or not.
 
+use std::collections::VecDeque;
 use std::path::Path;
 
 use zerocopy::FromBytes;
@@ -8,7 +9,7 @@ use zerocopy::FromBytes;
 use crate::error::{Error, Result};
 use crate::format::{
     CHUNK_ALIGN, ChunkDetail, FRAME_ALIGN, Frame, FrameHeader, IDENTITY_AT, Identity, JumpDetail, Kind, LIVE_AT,
-    LiveWord, MAGIC, Offset, RunDetail, SPACE_AT, SUPERBLOCKS_AT, Superblock, live, to_usize,
+    LiveWord, MAGIC, Offset, PAGE_BYTES, RunDetail, SPACE_AT, SUPERBLOCKS_AT, Superblock, live, to_usize,
 };
 use crate::log::{Commit, read_name};
 use crate::medium::{Disk, Medium};
@@ -23,7 +24,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub struct Item {
     /// Where it stands, in bytes from the start of the file.
     pub offset: u64,
-    /// `identity`, `superblock`, `live`, `chunk`, `blob`, `name`, `commit`, `jump`, `run`, or `unknown`.
+    /// `identity`, `superblock`, `live`, `chunk`, `blob`, `name`, `commit`, `jump`, `run`, `unknown`, or
+    /// `unreadable`: what can't be read at all.
     pub kind: &'static str,
     /// Its bytes, with its header.
     pub length: u64,
@@ -34,12 +36,13 @@ pub struct Item {
 }
 
 /// The items of a file, in its order; see [`inspect`].
-pub struct Inspection {
-    disk: Disk,
+pub struct Inspection<M: Medium = Disk> {
+    disk: M,
     length: u64,
     marker: Option<u64>,
     at: u64,
-    heads: std::vec::IntoIter<Item>,
+    /// What is told before anything else is looked at.
+    ready: VecDeque<Item>,
     piece: Vec<u8>,
     piece_at: u64,
 }
@@ -58,11 +61,17 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
     if let Some(found) = disk.kind().map_err(|e| Error::io("look at the file", &path, e))? {
         return Err(Error::NotAFile { path, found });
     }
-    let length = disk.length().map_err(|e| Error::io("length", &path, e))?;
-    let mut items = Vec::new();
+    inspect_in(disk)
+}
+
+/// [`inspect`] of an open file.
+#[doc(hidden)]
+pub fn inspect_in<M: Medium>(disk: M) -> Result<Inspection<M>> {
+    let length = disk.length().map_err(|e| Error::io("length", disk.path(), e))?;
+    let mut items = VecDeque::new();
     let mut marker = None;
-    let identity: Option<Identity> = read(&disk, IDENTITY_AT);
-    let copies = SUPERBLOCKS_AT.map(|at| read::<Superblock>(&disk, at));
+    let identity: Option<Identity> = read(&disk, IDENTITY_AT, &mut items);
+    let copies = SUPERBLOCKS_AT.map(|at| read::<Superblock, M>(&disk, at, &mut items));
     if let Some(identity) = identity {
         let valid = identity.magic == MAGIC && identity.is_sealed();
         if valid {
@@ -70,7 +79,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
         }
         let uuid: String = identity.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
         let detail = format!("version {} uuid {uuid}", identity.version);
-        items.push(item(IDENTITY_AT, "identity", size_of::<Identity>() as u64, valid, detail));
+        items.push_back(item(IDENTITY_AT, "identity", size_of::<Identity>() as u64, valid, detail));
     }
     for (at, copy) in SUPERBLOCKS_AT.into_iter().zip(copies) {
         let Some(copy) = copy else { continue };
@@ -96,10 +105,10 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
             copy.counters.links,
             copy.counters.names,
         );
-        items.push(item(at, "superblock", size_of::<Superblock>() as u64, valid, detail));
+        items.push_back(item(at, "superblock", size_of::<Superblock>() as u64, valid, detail));
     }
-    let word = |at: Offset| read::<zerocopy::little_endian::U64>(&disk, at).map_or(0, |word| word.get());
-    if length >= LIVE_AT.0 + 64 {
+    if let Some(words) = read::<[zerocopy::little_endian::U64; 8], M>(&disk, LIVE_AT, &mut items) {
+        let word = |at: Offset| words.get(to_usize((at.0 - LIVE_AT.0) / 8)).map_or(0, |word| word.get());
         let live_word = LiveWord::unpack(word(live::WORD));
         let notice = word(live::NOTICE);
         let detail = format!(
@@ -111,23 +120,34 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
             notice & live::SUPERSEDED != 0,
             word(live::DURABLE),
         );
-        items.push(item(LIVE_AT, "live", 64, true, detail));
+        items.push_back(item(LIVE_AT, "live", 64, true, detail));
     }
-    Ok(Inspection { disk, length, marker, at: SPACE_AT.0, heads: items.into_iter(), piece: Vec::new(), piece_at: 0 })
+    Ok(Inspection { disk, length, marker, at: SPACE_AT.0, ready: items, piece: Vec::new(), piece_at: 0 })
 }
 
 fn item(offset: Offset, kind: &'static str, length: u64, valid: bool, detail: String) -> Item {
     Item { offset: offset.0, kind, length, valid, detail }
 }
 
-fn read<T: FromBytes + zerocopy::IntoBytes>(disk: &Disk, at: Offset) -> Option<T> {
+/// What stands at `at`; where it can't be read `items` say so.
+fn read<T: FromBytes + zerocopy::IntoBytes, M: Medium>(disk: &M, at: Offset, items: &mut VecDeque<Item>) -> Option<T> {
     let mut value = T::new_zeroed();
-    disk.read_at(at, value.as_mut_bytes()).ok()?;
-    Some(value)
+    match disk.read_at(at, value.as_mut_bytes()) {
+        Ok(()) => Some(value),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => None,
+        Err(error) => {
+            items.push_back(unreadable(at, size_of::<T>() as u64, &error));
+            None
+        }
+    }
 }
 
-impl Inspection {
-    /// The bytes at `at`, up to 128 of them. What can't be read is passed over as zeros.
+fn unreadable(at: Offset, length: u64, error: &std::io::Error) -> Item {
+    item(at, "unreadable", length, false, error.to_string())
+}
+
+impl<M: Medium> Inspection<M> {
+    /// The bytes at `at`, up to 128 of them. What can't be read is told of, and zeros stand for it.
     fn head(&mut self) -> Option<[u8; 128]> {
         let inside = self.at >= self.piece_at && self.at + 128 <= self.piece_at + self.piece.len() as u64;
         if !inside {
@@ -136,7 +156,14 @@ impl Inspection {
             self.piece.resize(to_usize(left.min(PIECE_BYTES)).next_multiple_of(128), 0);
             let bytes = to_usize(left.min(PIECE_BYTES));
             if self.disk.read_at(Offset(self.at), &mut self.piece[..bytes]).is_err() {
-                self.piece.fill(0);
+                // Page by page: what can be read is looked at.
+                for (number, page) in self.piece[..bytes].chunks_mut(to_usize(PAGE_BYTES)).enumerate() {
+                    let at = Offset(self.at + PAGE_BYTES * number as u64);
+                    if let Err(error) = self.disk.read_at(at, page) {
+                        page.fill(0);
+                        self.ready.push_back(unreadable(at, page.len() as u64, &error));
+                    }
+                }
             }
             self.piece_at = self.at;
         }
@@ -189,17 +216,20 @@ impl Inspection {
     }
 }
 
-impl Iterator for Inspection {
+impl<M: Medium> Iterator for Inspection<M> {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        if let Some(head) = self.heads.next() {
+        if let Some(head) = self.ready.pop_front() {
             return Some(head);
         }
         let marker = self.marker?;
         // Every step moves on by at least 64 bytes.
         loop {
             let head = self.head()?;
+            if let Some(unreadable) = self.ready.pop_front() {
+                return Some(unreadable);
+            }
             let at = Offset(self.at);
             let looks_like_one =
                 FrameHeader::ref_from_prefix(&head).is_ok_and(|(header, _)| header.marker.get() == marker);

@@ -40,6 +40,7 @@
 //! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
 //! | 6 | `layout/`, `estimate`, `usage/` | what each byte is for; what a compaction would free; what keeps what |
 //! | 5 | `reader`, `blob`, `list`, `names`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
+//! | 5 | `mend` | what a rebuild puts right beside the index |
 //! | 5 | `pack`, `commit`, `source`, `still`, `recovery` | what handles share; commits; which view is true; opening |
 //! | 4 | `batch`, `graph/` | pending operations; the pure rules of references and links |
 //! | 3 | `superblock`, `log`, `index/`, `record` | checkpoints; frames; the hash table and what it holds |
@@ -91,6 +92,7 @@ pub mod log;
 #[doc(hidden)]
 pub mod map;
 pub mod medium;
+mod mend;
 mod name;
 mod names;
 mod pack;
@@ -123,6 +125,8 @@ pub use compact::{CompactOptions, Compacted, Progress};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Damage, Error, Result};
 pub use estimate::CompactionEstimate;
+#[doc(hidden)]
+pub use inspect::inspect_in;
 pub use inspect::{Inspection, Item, inspect};
 pub use layout::{Cell, Layout, Part, PartKind};
 pub use list::{Descriptors, Links, List};

@@ -11,6 +11,7 @@ use crate::commit::{Done, Settings, Start, Writer};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::medium::Medium;
+use crate::mend;
 use crate::names;
 use crate::record::BlobRecord;
 use crate::recovery::Recovery;
@@ -48,8 +49,10 @@ impl<M: Medium> Pack<M> {
         Pack { writer: Some(Writer::new(source.clone(), start, settings)), source, recovery }
     }
 
-    /// Removes the names whose texts are damaged, so that all else that has to do with names works again.
-    pub(crate) fn give_up_damaged_names(&mut self) -> Result<()> {
+    /// Puts right what can be beside the index, and removes the names whose texts are damaged, so that all else that
+    /// has to do with names works again.
+    pub(crate) fn mend(&mut self) -> Result<()> {
+        self.recovery.restored_blobs = mend::restore_headers(&self.source)?;
         self.recovery.lost_names = names::release_damaged(&self.source, self.writer()?)?;
         Ok(())
     }

@@ -65,6 +65,8 @@ pub struct Recovery {
     pub lost_blobs: Vec<Digest>,
     /// Blobs that the dropped commits would have stored, as far as they can be told.
     pub dropped_blobs: Vec<Digest>,
+    /// Blobs whose frames' headers were damaged and their bytes whole, and whose headers a rebuild has written again.
+    pub restored_blobs: Vec<Digest>,
     /// Names whose texts can't be read any more, and which a rebuild has therefore removed.
     pub lost_names: Vec<LostName>,
 }
@@ -169,6 +171,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     let before = superblocks.newest;
     let file_bytes = whole_pages(medium.as_ref(), limit)?;
     rewrite(medium.as_ref(), &scan, file_bytes)?;
+    superblocks.restore_identity(medium.as_ref())?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
     space.keep_sound_runs(medium.as_ref());

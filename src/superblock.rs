@@ -116,6 +116,17 @@ impl Superblocks {
             .map_err(|e| Error::io("write a superblock again", medium.path(), e))
     }
 
+    /// Writes the identity again where its copy at the head of the file is damaged.
+    pub fn restore_identity<M: Medium>(&self, medium: &M) -> Result<()> {
+        let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        if read::<M, Identity>(medium, IDENTITY_AT, length)? == Some(self.identity) {
+            return Ok(());
+        }
+        medium
+            .write_at(IDENTITY_AT, &[self.identity.as_bytes()], true)
+            .map_err(|e| Error::io("write the identity", medium.path(), e))
+    }
+
     /// Allocates the pages at the head of a new file; what lies between them stays a hole.
     pub fn allocate_heads<M: Medium>(medium: &M) -> std::io::Result<()> {
         [IDENTITY_AT, SUPERBLOCKS_AT[0], SUPERBLOCKS_AT[1], LIVE_AT]

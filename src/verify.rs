@@ -9,23 +9,25 @@
 //! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only
 //! what never changes is checked, which [`Verified::partial`] says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::blob::digest_by_read;
 use crate::compact::Progress;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
-use crate::format::{Entry, Frame, IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock, header_bytes};
+use crate::error::{Damage, Error, Result};
+use crate::format::{Frame, IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock, header_bytes};
 use crate::index::probe::Stop;
-use crate::log::{Tail, read_name};
+use crate::log::{Tail, read_frame, read_name};
 use crate::medium::Medium;
+use crate::mend::digest_of_bytes;
 use crate::name::Name;
 use crate::pack::Shared;
 use crate::record::CountersNow;
 use crate::record::{BlobRecord, Key, NameRecord, Neighbour, Record};
 use crate::recovery;
+use crate::space::Space;
 use crate::superblock::Superblocks;
 use crate::view::{View, read_vec};
 
@@ -42,6 +44,8 @@ pub struct Finding {
     pub name: Option<Name>,
     /// What is wrong, in one line.
     pub what: String,
+    /// Where a blob's bytes or its frame are damaged: the blobs that link to it, and are incomplete without it.
+    pub referrers: Vec<Digest>,
 }
 
 impl std::fmt::Display for Finding {
@@ -55,7 +59,19 @@ impl std::fmt::Display for Finding {
         if let Some(name) = &self.name {
             write!(f, "name {:?}: ", name.as_str())?;
         }
-        f.write_str(&self.what)
+        f.write_str(&self.what)?;
+        for (index, referrer) in self.referrers.iter().enumerate() {
+            write!(f, "{} {referrer}", if index == 0 { "; linked to by" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Damage> for Finding {
+    /// Damage that kept a pack from being opened.
+    fn from(damage: Damage) -> Finding {
+        let Damage { offset, what, .. } = damage;
+        Finding { offset: Some(offset), digest: None, name: None, what, referrers: Vec::new() }
     }
 }
 
@@ -74,7 +90,8 @@ pub struct Verified {
     pub bytes: u64,
     /// All damage. Empty: the pack is sound.
     pub damage: Vec<Finding>,
-    /// A writer in another process was at work, so index and log, counts and counters were not compared.
+    /// A writer in another process was at work, or a part of the index can't be read, so index and log, counts and
+    /// counters were not compared.
     pub partial: bool,
 }
 
@@ -83,27 +100,37 @@ struct Verifier<'a, M: Medium> {
     view: &'a View<M>,
     result: Verified,
     blobs: Vec<(BlobRecord, Option<Digest>)>,
-    links: HashSet<(Offset, Offset), foldhash::fast::RandomState>,
+    /// From and to, and whether a list of links in had it.
+    links: HashMap<(Offset, Offset), bool, foldhash::fast::RandomState>,
+    /// Blobs that can't be had, with the numbers of their findings.
+    lost: Vec<(Offset, usize)>,
+    /// Whether a part of the index can't be read: then nothing more is looked up in it.
+    unreadable: bool,
     /// Names by their ids, with the texts that could be read; the anchor is that with the id `NONE`.
     names: HashMap<Offset, (NameRecord, Option<Name>), foldhash::fast::RandomState>,
 }
 
 impl<M: Medium> Verifier<'_, M> {
     fn found(&mut self, offset: Option<Offset>, digest: Option<Digest>, what: impl Into<String>) {
-        self.result.damage.push(Finding { offset: offset.map(|at| at.0), digest, name: None, what: what.into() });
+        let (offset, what) = (offset.map(|at| at.0), what.into());
+        self.result.damage.push(Finding { offset, digest, name: None, what, referrers: Vec::new() });
     }
 
     /// Something about the name with this id.
     fn found_of_name(&mut self, id: Offset, what: impl Into<String>) {
         let name = self.names.get(&id).and_then(|(_, name)| name.clone());
         let offset = (id != Offset::NONE).then_some(id.0);
-        self.result.damage.push(Finding { offset, digest: None, name, what: what.into() });
+        self.result.damage.push(Finding { offset, digest: None, name, what: what.into(), referrers: Vec::new() });
     }
 
     fn failed(&mut self, error: Error) {
+        self.failed_at(None, error);
+    }
+
+    fn failed_at(&mut self, at: Option<Offset>, error: Error) {
         match error {
             Error::Damaged(damage) => self.found(Some(Offset(damage.offset)), None, damage.what),
-            other => self.found(None, None, other.to_string()),
+            other => self.found(at, None, other.to_string()),
         }
     }
 
@@ -127,27 +154,34 @@ impl<M: Medium> Verifier<'_, M> {
 
     /// All records of the index, a segment at a time; a damaged one does not end it.
     fn index(&mut self) {
-        let live = self.view.live();
-        let mut before = None;
-        for index in 0..1u64 << live.depth {
-            let entry = self.view.word(Offset(live.directory.0 + 8 * index));
-            let Some(entry) = entry else {
-                self.found(Some(live.directory), None, "the index directory lies outside the file");
-                return;
-            };
-            if before.replace(entry) == Some(entry) {
-                continue;
-            }
-            let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
-            match self.view.records_from(tag) {
-                Ok((records, _)) => records.iter().for_each(|record| self.record(record)),
-                Err(Stop::Failed(error) | Stop::Stuck(error)) => self.failed(error),
-                Err(Stop::Outgrown | Stop::Busy) => {
-                    self.found(Some(Entry::unpack(entry).segment), None, "a segment of the index is not there");
+        let view = self.view;
+        let walked = view.each_segment(|at, records| {
+            match records {
+                Ok(records) => records.iter().for_each(|record| self.record(record)),
+                Err(Stop::Failed(error) | Stop::Stuck(error)) => {
+                    self.unreadable |= !error.is_damage();
+                    self.failed_at(Some(at), error);
                 }
+                Err(Stop::Outgrown | Stop::Busy) => self.found(Some(at), None, "a segment of the index is not there"),
             }
+            Ok(())
+        });
+        if let Err(error) = walked {
+            self.unreadable |= !error.is_damage();
+            self.failed_at(Some(view.live().directory), error);
         }
         self.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+        let twice = |pairs: &[Option<(Offset, Option<Digest>)>]| pairs[0].filter(|_| pairs[0] == pairs[1]);
+        let of = |(blob, digest): &(BlobRecord, Option<Digest>)| Some((blob.id, *digest));
+        let ids: Vec<_> = self.blobs.iter().map(of).collect();
+        let mut again: Vec<_> = ids.windows(2).filter_map(twice).collect();
+        let mut digests: Vec<_> = self.blobs.iter().filter_map(|(blob, digest)| Some(((*digest)?, blob.id))).collect();
+        digests.sort_unstable();
+        let same = digests.windows(2).filter(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1);
+        again.extend(same.map(|pair| (pair[1].1, Some(pair[1].0))));
+        for (id, digest) in again {
+            self.found(Some(id), digest, "the blob is there twice");
+        }
     }
 
     fn record(&mut self, record: &Record) {
@@ -155,14 +189,17 @@ impl<M: Medium> Verifier<'_, M> {
             Record::Name(name) => self.name(name),
             Record::Link(link) => {
                 self.result.links += 1;
-                if !self.links.insert((link.from, link.to)) {
+                if self.links.insert((link.from, link.to), false).is_some() {
                     self.found(None, None, format!("the link from {} to {} is there twice", link.from, link.to));
                 }
             }
             Record::Blob(blob) => {
                 self.result.blobs += 1;
-                let frame = self.frame(blob.id);
-                let digest = frame.and_then(|frame| frame.digest);
+                let (frame, unread) = match self.frame(blob.id) {
+                    Ok(frame) => (frame, None),
+                    Err(error) => (None, Some(error)),
+                };
+                let mut digest = frame.and_then(|frame| frame.digest);
                 match frame {
                     Some(frame) if digest.is_some() => {
                         if frame.length != blob.length {
@@ -172,7 +209,17 @@ impl<M: Medium> Verifier<'_, M> {
                             self.found(Some(blob.id), digest, "the record has the tag of another digest");
                         }
                     }
-                    _ => self.found(Some(blob.id), None, "a record speaks of a blob frame here, but there is none"),
+                    _ => {
+                        digest = digest_of_bytes(self.view, blob);
+                        let none = "a record speaks of a blob frame here, but there is none";
+                        let what = match (unread, digest) {
+                            (Some(error), _) => error.to_string(),
+                            (None, Some(_)) => format!("{none}; the bytes are whole, and a rebuild restores it"),
+                            (None, None) => none.into(),
+                        };
+                        self.lost.push((blob.id, self.result.damage.len()));
+                        self.found(Some(blob.id), digest, what);
+                    }
                 }
                 self.blobs.push((*blob, digest));
             }
@@ -200,10 +247,10 @@ impl<M: Medium> Verifier<'_, M> {
         }
     }
 
-    fn frame(&self, at: Offset) -> Option<Frame> {
+    fn frame(&self, at: Offset) -> Result<Option<Frame>> {
         let medium = self.view.medium();
-        let head = read_vec(medium.as_ref(), at, 128).or_else(|_| read_vec(medium.as_ref(), at, 64)).ok()?;
-        Frame::parse(&head, self.view.marker(), at)
+        let end = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        read_frame(medium.as_ref(), self.view.marker(), at, end)
     }
 
     /// The index against one rebuilt from the log alone, in both directions.
@@ -217,30 +264,34 @@ impl<M: Medium> Verifier<'_, M> {
     }
 
     fn compare(&mut self, one: &View<M>, other: &View<M>, what: &str) {
-        let mut next = Some(0);
-        while let Some(tag) = next {
-            // A damaged segment of the index was found before; the walk through the log has none.
-            let Ok((records, after)) = one.records_from(tag) else { break };
-            for record in records {
+        // What is wrong with a segment was found before.
+        let walked = one.each_segment(|_, records| {
+            for record in records.into_iter().flatten() {
                 let there = other.record(record.key(), record.tag());
-                if matches!(there, Ok(Some(there)) if there == record) {
-                    continue;
-                }
-                match record {
-                    Record::Blob(blob) => {
-                        let digest = self.frame(blob.id).and_then(|frame| frame.digest);
-                        self.found(Some(blob.id), digest, format!("the blob's record {what}"));
-                    }
-                    Record::Link(link) => {
-                        self.found(None, None, format!("the link from {} to {} {what}", link.from, link.to));
-                    }
-                    Record::Name(NameRecord { id: Offset::NONE, .. }) => {
-                        self.found(None, None, format!("the anchor of the names {what}"));
-                    }
-                    Record::Name(name) => self.found_of_name(name.id, format!("the name's record {what}")),
+                if !matches!(there, Ok(Some(there)) if there == record) {
+                    self.differs(&record, what);
                 }
             }
-            next = after;
+            Ok(())
+        });
+        if let Err(error) = walked {
+            self.failed(error);
+        }
+    }
+
+    fn differs(&mut self, record: &Record, what: &str) {
+        match record {
+            Record::Blob(blob) => {
+                let digest = self.frame(blob.id).ok().flatten().and_then(|frame| frame.digest);
+                self.found(Some(blob.id), digest, format!("the blob's record {what}"));
+            }
+            Record::Link(link) => {
+                self.found(None, None, format!("the link from {} to {} {what}", link.from, link.to));
+            }
+            Record::Name(NameRecord { id: Offset::NONE, .. }) => {
+                self.found(None, None, format!("the anchor of the names {what}"));
+            }
+            Record::Name(name) => self.found_of_name(name.id, format!("the name's record {what}")),
         }
     }
 
@@ -260,8 +311,9 @@ impl<M: Medium> Verifier<'_, M> {
                 }
             }
         }
-        // Each link that is on both lists was taken out twice; what is left is on one or none.
-        let left: Vec<(Offset, Offset)> = self.links.drain().collect();
+        let left = self.links.iter().filter(|(_, listed)| !**listed);
+        let mut left: Vec<(Offset, Offset)> = left.map(|(link, _)| *link).collect();
+        left.sort_unstable();
         for (from, to) in left {
             self.found(None, None, format!("the link from {from} to {to} is not on both of its lists"));
         }
@@ -331,8 +383,8 @@ impl<M: Medium> Verifier<'_, M> {
             if before != previous {
                 return Err(format!("{name} does not run back from {next}"));
             }
-            if !outward {
-                self.links.remove(&(from, to));
+            if !outward && let Some(listed) = self.links.get_mut(&(from, to)) {
+                *listed = true;
             }
             (previous, next) = (next, after);
         }
@@ -380,7 +432,7 @@ impl<M: Medium> Verifier<'_, M> {
                         Ok(found) => format!("the bytes have the digest {found}"),
                         Err(error) => error.to_string(),
                     };
-                    damage.push(Finding { offset: Some(payload.0), digest: Some(*digest), name: None, what });
+                    damage.push((blob.id, payload, *digest, what));
                 }
             }
         };
@@ -408,10 +460,30 @@ impl<M: Medium> Verifier<'_, M> {
             }
             damage
         });
-        damage.sort_by_key(|finding| finding.offset);
-        self.result.damage.extend(damage);
+        damage.sort_unstable_by_key(|(id, ..)| *id);
+        for (id, payload, digest, what) in damage {
+            self.lost.push((id, self.result.damage.len()));
+            self.found(Some(payload), Some(digest), what);
+        }
         self.result.bytes = done.load(Ordering::Relaxed);
         progress(Progress { done: self.result.bytes, total });
+    }
+}
+
+impl<M: Medium> Verifier<'_, M> {
+    /// Says of each blob that can't be had which others link to it.
+    fn referrers(&mut self) {
+        let lost: HashMap<Offset, usize> = std::mem::take(&mut self.lost).into_iter().collect();
+        if lost.is_empty() {
+            return;
+        }
+        let mut links: Vec<(Offset, Offset)> = self.links.keys().copied().collect();
+        links.sort_unstable();
+        for (from, to) in links {
+            let Some(finding) = lost.get(&to).and_then(|number| self.result.damage.get_mut(*number)) else { continue };
+            let referrer = self.blobs.binary_search_by_key(&from, |(blob, _)| blob.id);
+            finding.referrers.extend(referrer.ok().and_then(|number| self.blobs[number].1));
+        }
     }
 }
 
@@ -424,19 +496,26 @@ fn check<M: Medium>(
         view,
         result: Verified::default(),
         blobs: Vec::new(),
-        links: HashSet::default(),
+        links: HashMap::default(),
+        unreadable: false,
+        lost: Vec::new(),
         names: HashMap::default(),
     };
     verifier.heads();
     verifier.index();
-    if let Some((superblocks, tail, counters)) = state {
-        verifier.against_log(superblocks, &tail);
-        verifier.graph();
-        verifier.counters(&counters);
-    } else {
-        verifier.result.partial = true;
+    match state {
+        Some((superblocks, tail, counters)) if !verifier.unreadable => {
+            if let Err(error) = Space::check_runs(view.medium().as_ref(), &superblocks.newest) {
+                verifier.failed(error);
+            }
+            verifier.against_log(superblocks, &tail);
+            verifier.graph();
+            verifier.counters(&counters);
+        }
+        _ => verifier.result.partial = true,
     }
     verifier.payloads(progress);
+    verifier.referrers();
     verifier.result
 }
 

@@ -43,6 +43,11 @@ impl<M: Medium> View<M> {
     /// A view of the file as the live page describes it.
     pub fn new(medium: Arc<M>, identity: &Identity, slots: u32) -> Result<View<M>> {
         let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        if length >= live::HOST.0 + 40 {
+            // It is looked at through the map from here on, where an unreadable sector is a signal.
+            let words = &mut [0; 64];
+            medium.read_at(live::WORD, words).map_err(|e| Error::io("read the live page", medium.path(), e))?;
+        }
         let map = medium.map(length).map_err(|e| Error::io("map", medium.path(), e))?;
         let mut view = View {
             medium,
@@ -114,6 +119,11 @@ impl<M: Medium> View<M> {
     /// Whether this view recovered for itself.
     pub fn is_private(&self) -> bool {
         self.overlay.is_some()
+    }
+
+    /// Whether what stands at `offset` is looked at in the file, and not in memory.
+    pub fn is_in_file(&self, offset: Offset) -> bool {
+        self.overlay.as_ref().is_none_or(|overlay| offset.0 < overlay.start)
     }
 
     /// An error that names damage at `offset`.

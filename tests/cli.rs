@@ -730,7 +730,7 @@ fn verify_lists_all_damage() {
     let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert_eq!(verified["damage"].as_array().unwrap().len(), 2);
     for damage in verified["damage"].as_array().unwrap() {
-        assert_keys(damage, &["offset", "digest", "name", "what"]);
+        assert_keys(damage, &["offset", "digest", "name", "what", "referrers"]);
     }
     // Nothing can bring those bytes back, but nothing else is to be lost either.
     place.call(["verify", "--repair", "store.pack"]).expect(code::DAMAGE);

@@ -1,26 +1,221 @@
 //! Bit rot: whatever bit of a pack is flipped, each answer is right or a named error, and what is lost is named.
+//!
+//! Here a part of all bits is flipped; `BLOBPACK_ROT=all` flips each.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 use blobpack::format::{FrameHeader, Identity, Kind, Offset, RunDetail, SUPERBLOCKS_AT};
 use blobpack::medium::{Medium, Sim, SimDirectory};
 use blobpack::store::How;
-use blobpack::{Algorithm, Digest, Recovery, Store};
+use blobpack::{Algorithm, Digest, Recovery, Result, Store};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 mod common;
 #[path = "rot/parts.rs"]
 mod parts;
+#[path = "rot/truth.rs"]
+mod truth;
 use common::{PACK, content, inserted, open_simulated, simulated, small};
-use parts::{flip, frames, index, is_chunk_place, newest, of_kind, put_superblock, reseal};
+use parts::{bits, flip, frames, index, is_chunk_place, newest, of_kind, put_superblock, reseal};
+
+use truth::{Truth, fill, is_named};
 
 const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// One bit out of so many is flipped; `BLOBPACK_ROT` says another number, or `all`.
+fn step(in_ci: usize) -> usize {
+    match std::env::var("BLOBPACK_ROT") {
+        Ok(all) if all == "all" => 1,
+        Ok(number) => number.parse().unwrap(),
+        Err(_) => in_ci,
+    }
+}
+
+/// Calls `check` on packs with each of these bits flipped, on two threads. It leaves the pack as it is.
+fn with_each_flipped(bytes: &[u8], bits: &[usize], check: impl Fn(usize, &SimDirectory) + Sync) {
+    println!("{} bits", bits.len());
+    std::thread::scope(|scope| {
+        for odd in 0..2 {
+            let check = &check;
+            scope.spawn(move || {
+                let directory = inserted(bytes.to_vec(), FILE_BYTES_MAX);
+                let file = directory.open(PACK, true).unwrap();
+                for &bit in bits.iter().skip(odd).step_by(2) {
+                    let (at, byte) = (Offset(bit as u64 / 8), bytes[bit / 8]);
+                    file.write_at(at, &[&[byte ^ 1 << (bit % 8)]], true).unwrap();
+                    check(bit, &directory);
+                    file.write_at(at, &[&[byte]], true).unwrap();
+                }
+            });
+        }
+    });
+}
+
+fn copy(directory: &SimDirectory) -> SimDirectory {
+    inserted(directory.bytes(PACK).unwrap(), FILE_BYTES_MAX)
+}
+
+fn read_only(directory: &SimDirectory) -> Result<Store<Sim>> {
+    let medium = directory.open(PACK, false).unwrap();
+    Ok(small().read_only(true).open_in(medium, How::Open)?.unwrap())
+}
+
+/// What a store says is right or named, and named by a verification too. Returns the blobs that can't be had.
+fn is_right_or_named(store: &Store<Sim>, truths: &[&Truth], context: &str) -> usize {
+    let mut wrong = Vec::new();
+    for truth in truths {
+        let answers = match truth.ask(store) {
+            Ok(answers) => answers,
+            Err(what) => {
+                wrong.push(what);
+                continue;
+            }
+        };
+        let verified = store.verify().unwrap();
+        if verified.damage.is_empty() {
+            assert_eq!((&answers.errors[..], answers.missed), (&[][..], 0), "{context}: a verification found nothing");
+        }
+        for digest in &answers.lost {
+            let named = verified.damage.iter().find(|finding| finding.digest == Some(*digest));
+            if let Some(named) = named.filter(|finding| finding.what.contains("the bytes")) {
+                let referrers: std::collections::BTreeSet<_> = named.referrers.iter().copied().collect();
+                assert_eq!(referrers, truth.blobs[digest].referrers, "{context}: {named}");
+            }
+        }
+        return answers.lost.len();
+    }
+    panic!("{context}: {wrong:?}");
+}
 
 /// The bytes of a pack whose writer was killed after `work`.
 fn killed(work: impl FnOnce(&Store<Sim>)) -> Vec<u8> {
     let (directory, store) = simulated(FILE_BYTES_MAX);
     work(&store);
     directory.bytes(PACK).unwrap()
+}
+
+/// The verbs that read, on a store that was closed: all that is stored is there, or named.
+#[test]
+fn a_flipped_bit_of_a_closed_store_gives_right_data_or_a_named_error() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    fill(&store);
+    let truth = Truth::of(&store);
+    assert!(store.index_events().unwrap().splits > 3);
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let kinds: Vec<_> = frames(&bytes).iter().map(|frame| frame.kind).collect();
+    for kind in [Kind::Blob, Kind::Commit, Kind::Chunk, Kind::Jump, Kind::Name, Kind::Run] {
+        assert!(kinds.contains(&kind), "{kind:?}");
+    }
+    let bits = bits(&bytes, step(32));
+    with_each_flipped(&bytes, &bits, |bit, directory| {
+        let context = format!("byte {} bit {}", bit / 8, bit % 8);
+        match read_only(directory) {
+            Ok(store) => drop(is_right_or_named(&store, &[&truth], &context)),
+            Err(error) => assert!(error.is_damage(), "{context}: {error}"),
+        }
+        // It looks through every byte whatever the bit, which takes a while.
+        if bit % 7 == 0 {
+            let items = blobpack::inspect_in(directory.open(PACK, false).unwrap()).unwrap().count();
+            assert!(items > 3, "{context}");
+        }
+    });
+}
+
+/// The verbs that write: what is repaired, rebuilt and compacted has all that can be had.
+#[test]
+fn what_a_flipped_bit_leaves_is_brought_back() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    fill(&store);
+    let truth = Truth::of(&store);
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let bits = bits(&bytes, step(256));
+    with_each_flipped(&bytes, &bits, |bit, directory| {
+        let context = format!("byte {} bit {}", bit / 8, bit % 8);
+        // Changes are made, or refused with a name, and what was said to be done is there.
+        let changed = copy(directory);
+        match open_simulated(&changed, &small(), How::Open) {
+            Ok(store) => {
+                let change = || {
+                    let digest = store.put(b"a new blob")?.digest;
+                    store.get(&digest)?.verify()?;
+                    store.dereference(&digest)
+                };
+                match change() {
+                    Ok(_) => drop(is_right_or_named(&store, &[&truth], &context)),
+                    Err(error) => assert!(is_named(&error), "{context}: {error}"),
+                }
+            }
+            Err(error) => assert!(error.is_damage(), "{context}: {error}"),
+        }
+
+        // As `blobpack verify --repair` does it.
+        let directory = copy(directory);
+        let rebuilt = open_simulated(&directory, &small(), How::Rebuild).or_else(|error| {
+            assert!(error.is_damage(), "{context}: {error}");
+            drop(open_simulated(&directory, &small(), How::Repair)?);
+            open_simulated(&directory, &small(), How::Rebuild)
+        });
+        let store = rebuilt.or_else(|error| {
+            assert!(error.is_damage(), "{context}: {error}");
+            let store = open_simulated(&directory, &small(), How::Open)?;
+            store.compact()?;
+            Ok::<_, blobpack::Error>(store)
+        });
+        let store = store.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let found = store.verify().unwrap().damage;
+        assert_eq!(found.iter().filter(|finding| !finding.what.contains("the bytes have")).count(), 0, "{context}");
+        let mut truth = truth.clone();
+        for lost in store.recovery().lost_names {
+            truth.names.retain(|(_, digest)| *digest != lost.digest);
+        }
+        let lost = is_right_or_named(&store, &[&truth], &context);
+        assert!(lost <= 1 && lost == found.len(), "{context}: {found:?}");
+        match store.compact() {
+            Ok(_) => assert!(store.verify().unwrap().damage.is_empty() && lost == 0, "{context}"),
+            Err(error) => assert!(is_named(&error) && lost == 1, "{context}: {error}"),
+        }
+    });
+}
+
+/// Of a store that was killed only the newest commit may be gone, and the report says so.
+#[test]
+fn a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit() {
+    let mut truths = Vec::new();
+    let bytes = killed(|store| {
+        fill(store);
+        truths.push(Truth::of(store));
+        store.put(b"the newest blob").unwrap();
+        truths.push(Truth::of(store));
+    });
+    let [before, all] = &truths[..] else { unreachable!() };
+    let bits = bits(&bytes, step(128));
+    with_each_flipped(&bytes, &bits, |bit, directory| {
+        let context = format!("byte {} bit {}", bit / 8, bit % 8);
+        match read_only(directory) {
+            Ok(store) => drop(is_right_or_named(&store, &[all, before], &context)),
+            Err(error) => assert!(error.is_damage(), "{context}: {error}"),
+        }
+        let directory = copy(directory);
+        let store = match open_simulated(&directory, &small(), How::Open) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(error.is_damage(), "{context}: {error}");
+                // What a repair cuts off is counted, and an index can be had of the rest.
+                if let Ok(store) = open_simulated(&directory, &small(), How::Repair) {
+                    let recovery = store.recovery();
+                    let there = store.list().filter_map(Result::ok).count();
+                    let lost = recovery.lost_commits + recovery.dropped_commits;
+                    assert!(lost > 0 || there == all.blobs.len(), "{context}: {recovery:?}");
+                }
+                return;
+            }
+        };
+        let dropped = store.recovery().dropped_commits;
+        let allowed = [before, all];
+        is_right_or_named(&store, &allowed[usize::from(dropped == 0)..], &context);
+    });
 }
 
 /// So many blobs of 15,000 bytes: four of them take a chunk.

@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::output::{Output, count, note};
 use super::pack::{Json, WritePack, close};
 use super::progress;
-use super::verify::note_lost_names;
+use super::verify::note_mended;
 
 /// Make the index anew from the log alone.
 ///
@@ -46,7 +46,7 @@ impl Rebuild {
         } else {
             note(&format!("{} and {} indexed", count(stats.blobs, "blob"), count(stats.links, "link")));
         }
-        note_lost_names(&store.recovery());
+        note_mended(&store.recovery());
         close(store);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use blobpack::{Digest, Error, Finding, LostName, Name, Recovery, Result, Store, Verified};
+use blobpack::{Error, Finding, LostName, Recovery, Result, Store, Verified};
 
 use super::failure::Failure;
 use super::output::{Output, count, note, size_note};
@@ -33,7 +33,8 @@ Examples:
 damage. Each name that it has to remove is told. \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
---json prints one object: {\"blobs\",\"bytes\",\"damage\":[{\"offset\",\"digest\",\"name\",\"what\"}...]}.")]
+--json prints one object: {\"blobs\",\"bytes\",\
+\"damage\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...]}.")]
 pub struct Verify {
     #[command(flatten)]
     pack: WritePack,
@@ -49,18 +50,9 @@ pub struct Verify {
 struct Report {
     blobs: u64,
     bytes: u64,
-    damage: Vec<Found>,
+    damage: Vec<Finding>,
     #[serde(skip)]
     partial: bool,
-}
-
-/// One damage.
-#[derive(Serialize)]
-struct Found {
-    offset: Option<u64>,
-    digest: Option<Digest>,
-    name: Option<Name>,
-    what: String,
 }
 
 impl Verify {
@@ -72,7 +64,7 @@ impl Verify {
             output.json(&report)?;
         } else {
             for damage in &report.damage {
-                output.line(damage.line())?;
+                output.line(damage)?;
             }
         }
         output.flush()?;
@@ -109,28 +101,43 @@ impl Verify {
             return Ok(found);
         }
         for damage in &found.damage {
-            note(&format!("found: {}", damage.line()));
+            note(&format!("found: {damage}"));
         }
         let store = match options.rebuild(&self.pack.path) {
             Err(error) if error.is_damage() => {
                 note(&format!("the log is damaged too: {error}"));
                 self.cut()?
             }
-            rebuilt => rebuilt?,
+            rebuilt => {
+                note("made the index anew from the log");
+                rebuilt?
+            }
         };
-        note("made the index anew from the log");
-        note_lost_names(&store.recovery());
+        note_mended(&store.recovery());
         let report = Report::from(check(&store)?);
         close(store);
         Ok(report)
     }
 
-    /// Cuts the log at its damage, and makes the index anew from what is left.
+    /// Cuts the log at its damage, and makes the index anew from what is left. Where commits before the last checkpoint
+    /// are damaged that can't be done, but the index is there: from it a new log is made.
     fn cut(&self) -> Result<Store, Failure> {
-        let store = self.pack.options().repair(&self.pack.path)?;
+        let options = self.pack.options();
+        let store = options.repair(&self.pack.path)?;
         report_loss(&store.recovery());
         close(store);
-        Ok(self.pack.options().rebuild(&self.pack.path)?)
+        match options.rebuild(&self.pack.path) {
+            Err(error) if error.is_damage() => {
+                let store = options.open(&self.pack.path)?;
+                store.compact()?;
+                note("made a new log from the index");
+                Ok(store)
+            }
+            rebuilt => {
+                note("made the index anew from the log");
+                Ok(rebuilt?)
+            }
+        }
     }
 }
 
@@ -143,14 +150,20 @@ fn check(store: &Store) -> Result<Verified> {
 }
 
 fn report_loss(recovery: &Recovery) {
+    if recovery.lost_commits == 0 {
+        return;
+    }
     note(&format!("cut the log at the damage: {} lost", count(recovery.lost_commits, "commit")));
     for digest in &recovery.lost_blobs {
         note(&format!("lost: {digest}"));
     }
 }
 
-/// Says which names a rebuild has removed.
-pub fn note_lost_names(recovery: &Recovery) {
+/// Says what a rebuild has put right, and which names it has removed.
+pub fn note_mended(recovery: &Recovery) {
+    for digest in &recovery.restored_blobs {
+        note(&format!("restored the header of {digest}"));
+    }
     for LostName { offset, digest, .. } in &recovery.lost_names {
         note(&format!(
             "offset {offset}: removed a name of {digest} whose text is damaged; its reference is a caller's now"
@@ -162,10 +175,7 @@ impl Report {
     /// An error that names damage is a finding; another one stays an error.
     fn of_damage(error: Error) -> Result<Report> {
         match error {
-            Error::Damaged(damage) => {
-                let found = Found { offset: Some(damage.offset), digest: None, name: None, what: damage.what };
-                Ok(Report { damage: vec![found], ..Report::default() })
-            }
+            Error::Damaged(damage) => Ok(Report { damage: vec![Finding::from(*damage)], ..Report::default() }),
             error => Err(error),
         }
     }
@@ -173,25 +183,7 @@ impl Report {
 
 impl From<Verified> for Report {
     fn from(verified: Verified) -> Report {
-        let found = verified.damage.into_iter();
-        let damage = found.map(|Finding { offset, digest, name, what, .. }| Found { offset, digest, name, what });
-        let damage = damage.collect();
-        Report { blobs: verified.blobs, bytes: verified.bytes, damage, partial: verified.partial }
-    }
-}
-
-impl Found {
-    fn line(&self) -> String {
-        let mut line = String::new();
-        if let Some(offset) = self.offset {
-            line.push_str(&format!("offset {offset}: "));
-        }
-        if let Some(digest) = &self.digest {
-            line.push_str(&format!("{digest}: "));
-        }
-        if let Some(name) = &self.name {
-            line.push_str(&format!("name {:?}: ", name.as_str()));
-        }
-        line + &self.what
+        let Verified { blobs, bytes, damage, partial, .. } = verified;
+        Report { blobs, bytes, damage, partial }
     }
 }

@@ -1,7 +1,7 @@
 //! The index: the newest image of every record, in an extendible hash table inside the pack (see [`crate::format`]).
 //!
-//! [`probe`] reads it without locks, beside a writer in this or another process; [`ring`] reads all names. [`table`] is
-//! that writer. [`tag`] is the keyed hash of all.
+//! [`probe`] reads it without locks, beside a writer in this or another process; [`ring`] reads all names, [`segments`]
+//! everything. [`table`] is that writer. [`tag`] is the keyed hash of all.
 //!
 //! # The protocol between them (rules R4 and R13)
 //!
@@ -19,6 +19,7 @@
 mod home;
 pub mod probe;
 pub mod ring;
+pub mod segments;
 pub mod table;
 pub mod tag;
 

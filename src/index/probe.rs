@@ -301,7 +301,8 @@ impl<M: Medium> View<M> {
                         Candidate::Other => {}
                         Candidate::Odd(at, what) => odd = Some((at, what)),
                     }
-                } else if careful && there != TAG_TOMBSTONE && load_record(slot).is_none() {
+                }
+                if careful && odd.is_none() && there != TAG_TOMBSTONE && load_record(slot).is_none() {
                     odd = Some((Offset(segment.at.0 + 8 * first as u64), "a record fails its checksum"));
                 }
             }

@@ -150,6 +150,8 @@ impl OpenOptions {
 
     /// Opens a pack and makes its index anew from the log alone; the old index is not looked at.
     ///
+    /// A blob whose frame's header is damaged while its bytes are whole gets its header back.
+    ///
     /// The log knows of a name whose text is damaged all but the text. Such a name is removed, and the reference that
     /// it held is a caller's from then on, so that nothing dies of the damage; [`Store::recovery`] says which blob it
     /// was of.
@@ -219,7 +221,7 @@ impl OpenOptions {
         medium.remove_leftovers();
         let mut pack = Pack::writing(view, start, recovery, self.settings());
         if how == How::Rebuild {
-            pack.give_up_damaged_names()?;
+            pack.mend()?;
         }
         Ok(Some(self.store(pack)))
     }
