@@ -95,7 +95,7 @@ pub struct Tuning {
 /// Mostly several of the records lie together, and more works than is guaranteed.
 pub const RESERVED_DEREFERENCES: u64 = 64;
 /// The log bytes kept for them: a commit of one image asks for 320, one of four for 512, one of seven for 704.
-const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
+pub(crate) const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
 /// Chunks are at least this long.
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
 /// The slots of so many records ahead are prefetched where many are looked up.
@@ -422,6 +422,18 @@ impl<M: Medium> Writer<M> {
         result
     }
 
+    /// Has what is kept for a full disk to itself, so that references can be given up before anything else was done:
+    /// where files share blocks, the pack may be a copy.
+    pub fn secure_reserve(&self) -> Result<()> {
+        if !self.medium.shares_blocks() {
+            return Ok(());
+        }
+        self.learn()?;
+        let mut space = lock(&self.space);
+        space.secure_directories(self.medium.as_ref(), directory_bytes(self.source.view().live().depth), 2);
+        space.secure_segments(self.medium.as_ref(), self.settings.tuning.reserve_segments)
+    }
+
     /// Does all operations, or none; returns when they are as durable as the settings say. `None`: this pack was
     /// replaced by a compaction, and the operations come back to be done there.
     pub fn commit(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
@@ -572,6 +584,7 @@ impl<M: Medium> Writer<M> {
         if removals_only {
             // On a full disk the reserve serves; the promise of the exact worst case would ask for more than is kept.
             let copies = needed.min(images);
+            space.reserve_directory(self.medium.as_ref(), directory_bytes(self.source.view().live().depth))?;
             space.promise(self.medium.as_ref(), copies, 0)?;
             return Ok(copies);
         }

@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::blob::digest_by_read;
-use crate::commit::{Settings, Start, Tuning};
+use crate::commit::{RESERVED_LOG_BYTES, Settings, Start, Tuning};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -185,11 +185,12 @@ impl Survey {
         self.small_bytes + commits * group_bytes(0, 0) + records * RECORD_BYTES
     }
 
-    /// About how long the new file will be.
-    fn need(&self, slots: u32, depth: u32) -> u64 {
-        let index = (segment_bytes(slots) << depth) + 2 * directory_bytes(depth);
-        let log = align_up(self.log_bytes() + 4 * PLAIN_BYTES, CHUNK_ALIGN);
-        SPACE_AT.0 + log + self.extent_bytes + index + 2 * PAGE_BYTES
+    /// About how long the new file will be, with what is kept for a full disk.
+    fn need(&self, slots: u32, depth: u32, reserve: u64) -> u64 {
+        let index = (segment_bytes(slots) << depth) + 2 * directory_bytes(depth) + 2 * PAGE_BYTES;
+        let kept = PAGE_BYTES + reserve * segment_bytes(slots) + 2 * (PAGE_BYTES + directory_bytes(depth));
+        let log = align_up(self.log_bytes() + RESERVED_LOG_BYTES + 4 * PLAIN_BYTES, CHUNK_ALIGN);
+        SPACE_AT.0 + log + self.extent_bytes + index + kept
     }
 }
 
@@ -447,7 +448,8 @@ fn fill<M: Medium>(
     let marker = identity.marker.get();
     let io = |what: &'static str| move |e| Error::io(what, medium.path(), e);
     let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
-    let need = survey.need(slots, depth);
+    let reserve = settings.tuning.reserve_segments;
+    let need = survey.need(slots, depth, reserve);
     // All of it at once: a full disk shows before the first byte is copied.
     let heads = Superblocks::allocate_heads(medium.as_ref());
     heads.and_then(|()| medium.allocate(SPACE_AT, need - SPACE_AT.0)).map_err(|error| match is_full(&error) {
@@ -456,12 +458,13 @@ fn fill<M: Medium>(
     })?;
     medium.write_at(IDENTITY_AT, &[identity.as_bytes()], false).map_err(io("write the identity"))?;
     let mut space = Space::empty(marker, slots, FILE_BYTES_MAX);
+    space.is_allocated_to(need);
     let epoch = before.newest.epoch.get() + 1;
     let mut moves = Moves::default();
     moves.blobs.reserve(survey.blobs.len());
     let mut at = Progress { done: 0, total: survey.counters.live_bytes };
 
-    let mut log = LogCopy::new(medium.as_ref(), &mut space, marker, survey.log_bytes(), epoch)?;
+    let mut log = LogCopy::new(medium.as_ref(), &mut space, marker, survey.log_bytes() + RESERVED_LOG_BYTES, epoch)?;
     // The large blobs lie one behind the other; the header of one may stand in the last page of the one before.
     let mut large_end = match survey.extent_bytes {
         0 => 0,
@@ -508,6 +511,8 @@ fn fill<M: Medium>(
     if !images.is_empty() {
         flush(&mut images, &mut log)?;
     }
+    // References can be given up before anything else is done, on a full disk too.
+    log.make_room(RESERVED_LOG_BYTES)?;
     log.flush()?;
     let tail = log.tail;
 
@@ -529,6 +534,8 @@ fn fill<M: Medium>(
         builder.push(medium.as_ref(), &mut space, &link)?;
     }
     let mut table: Table = builder.finish(medium.as_ref(), &mut space)?;
+    space.keep_segments(medium.as_ref(), reserve)?;
+    space.reserve_directories(medium.as_ref(), directory_bytes(table.live().depth))?;
 
     let frozen = table.freeze(2);
     // Of former names nothing is left in the new log; the superblocks announce those that there are.
@@ -595,14 +602,18 @@ fn compact_once<M: Medium>(
         let survey = Survey::run(&view, writer.totals().0.commits)?;
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
         let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
-        let gain = before_bytes.saturating_sub(survey.need(slots, depth));
+        let need = survey.need(slots, depth, settings.tuning.reserve_segments);
+        let gain = before_bytes.saturating_sub(need);
         if gain < before_bytes / 100 * u64::from(options.min_dead) {
             let nothing =
                 Compacted { before_bytes, after_bytes: before_bytes, freed_bytes: 0, blobs: 0, skipped: true };
             compacted = Some(nothing);
             return Ok(false);
         }
-        let new = Arc::new(old.create_beside(output).map_err(io("create the new file"))?);
+        let new = Arc::new(old.create_beside(output).map_err(|error| match is_full(&error) {
+            true => Error::NoSpace { path: output.unwrap_or(old.path()).into(), needed: need },
+            false => io("create the new file")(error),
+        })?);
         let (new_view, start) = fill(&view, superblocks, &survey, &new, settings, told)?;
         let after_bytes = new.blocks().map_err(io("look at the new file"))?;
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
@@ -618,13 +629,17 @@ fn compact_once<M: Medium>(
         let notice = view.notice();
         old.store(live::NOTICE, &[notice | live::SUPERSEDED]).map_err(io("store into the live page"))?;
         if let Err(error) = new.publish(true) {
-            let error = Error::io("publish", new.path(), error);
             if old.at_path().is_ok_and(|at| at == crate::medium::AtPath::Same) {
                 old.store(live::NOTICE, &[notice]).map_err(io("store into the live page"))?;
-            } else {
-                // The new file has the name, perhaps not for good: which of the two the pack is, only an open can tell.
-                writer.poison(&error);
+                // A name may need space too.
+                return Err(match is_full(&error) {
+                    true => Error::NoSpace { path: new.path().into(), needed: need },
+                    false => Error::io("publish", new.path(), error),
+                });
             }
+            // The new file has the name, perhaps not for good: which of the two the pack is, only an open can tell.
+            let error = Error::io("publish", new.path(), error);
+            writer.poison(&error);
             return Err(error);
         }
         replacement = Some(Pack::writing(new_view, start, Recovery::default(), *settings));

@@ -4,6 +4,7 @@
 //! regions, one behind the other, and the index with the tags that its records will have. Only what a file system needs
 //! for itself is not foreseen.
 
+use crate::commit::RESERVED_LOG_BYTES;
 use crate::compact::{CHUNK_BYTES, SNAPSHOT_IMAGES, for_all_records, large_payload, shape};
 use crate::digest::Algorithm;
 use crate::error::{Error, Result};
@@ -76,7 +77,14 @@ fn after_bytes<M: Medium>(shared: &Shared<M>, sight: &Sight<'_, M>) -> Result<u6
         file.allocate(PAGE_BYTES + segment_bytes(slots) * run, PAGE_BYTES);
         room += run;
     }
-    file.allocate(PAGE_BYTES + directory_bytes(depth), PAGE_BYTES);
+    // What is kept for a full disk: segments, and two directories more.
+    let kept = shared.settings().tuning.reserve_segments.saturating_sub(room - segments);
+    if kept > 0 {
+        file.allocate(PAGE_BYTES + segment_bytes(slots) * kept, PAGE_BYTES);
+    }
+    for _ in 0..3 {
+        file.allocate(PAGE_BYTES + directory_bytes(depth), PAGE_BYTES);
+    }
     // Four pages of heads; between them are holes.
     Ok(4 * PAGE_BYTES + file.end - SPACE_AT.0)
 }
@@ -130,7 +138,7 @@ impl NewFile {
         let small = blobs.iter().filter(|blob| !is_large(blob)).map(bytes);
         let small_bytes: u64 = small.chain(names.iter().map(|(_, bytes)| *bytes)).sum();
         let commits = records.div_ceil(images).max(1);
-        self.left = small_bytes + commits * group_bytes(0, 0) + records * RECORD_BYTES;
+        self.left = small_bytes + commits * group_bytes(0, 0) + records * RECORD_BYTES + RESERVED_LOG_BYTES;
         self.end = SPACE_AT.0;
         self.chunk(0);
         let mut large = self.allocate(align_up(large_end, PAGE_BYTES), PAGE_BYTES);
@@ -153,6 +161,7 @@ impl NewFile {
             self.append(group_bytes(part, 0), group_bytes(part, 0) - PLAIN_BYTES);
             left -= part;
         }
+        self.append(RESERVED_LOG_BYTES, 0);
     }
 
     fn allocate(&mut self, length: u64, align: u64) -> u64 {

@@ -5,6 +5,9 @@
 //!
 //! * What was acknowledged is there, whoever is killed at whatever moment, recovery included
 //!   (`kill::whoever_is_killed_whenever_nothing_acknowledged_is_lost_and_no_reader_is_disturbed`).
+//! * Readers of other processes never go back in time meanwhile, nor take what was left half made for damage
+//!   (`kill::a_store_opened_beside_a_writer_that_is_still_recovering_does_not_go_back`,
+//!   `kill::what_a_dead_writer_left_half_stored_is_neither_damage_nor_a_miss`).
 //! * A batch is there as a whole or not at all (`crash::every_prefix_of_a_run_reopens_with_what_was_acknowledged`).
 //! * A creation that is cut off leaves nothing, or an empty pack
 //!   (`crash::a_creation_that_is_cut_off_leaves_nothing_or_an_empty_pack`).
@@ -29,6 +32,9 @@
 //!   (`bad_input::a_full_disk_is_an_error_that_says_how_much_is_needed_and_nothing_changes`).
 //! * [`RESERVED_DEREFERENCES`](crate::RESERVED_DEREFERENCES) removals work all the same
 //!   (`crash::a_full_disk_refuses_writes_with_nothing_changed_and_takes_dereferences`).
+//! * Both hold on ext4, tmpfs, xfs and btrfs, after a compaction, and in a copy that shares its blocks with the original
+//!   (`full_disk::on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up`). On btrfs a copy that was
+//!   not made to be written in place (as by `chattr +C`) is read and refused.
 //! * So do removals of names and links (`names::names_and_links_can_be_given_up_on_a_full_disk`).
 //! * A limit of bytes is kept like the end of a disk (`api::the_limit_of_bytes_is_kept_and_removals_go_on_at_it`).
 //!

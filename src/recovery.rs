@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     CHUNK_ALIGN, FRAME_ALIGN, FrameHeader, Identity, JumpDetail, Kind, LARGE_BYTES, LIVE_AT, NAME_BYTES_MAX, Offset,
-    PAGE_BYTES, SPACE_AT, Superblock, align_up, live, segment_bytes, to_usize,
+    PAGE_BYTES, SPACE_AT, SUPERBLOCKS_AT, Superblock, align_up, live, segment_bytes, to_u64, to_usize,
 };
 use crate::index::table::Table;
 use crate::log::{self, Commit, Group, Passed, Tail, read_chunk};
@@ -35,13 +35,16 @@ use crate::map::Map;
 use crate::medium::{Medium, Overlay};
 use crate::record::CountersNow;
 use crate::record::Record;
-use crate::space::{Region, Space, sync_regions};
+use crate::space::{Region, Space, no_space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
 use crate::view::View;
 
 /// Payloads are checked, and the log is written again, in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
+/// A chunk of the log has no more room than this behind the first commit that it was made for. What claims to have more
+/// is forged.
+const CHUNK_REST_MAX: u64 = 2 << 20;
 /// How often a reader looks again while a writer is starting.
 const ATTACH_ATTEMPTS: u32 = 50_000;
 
@@ -113,8 +116,7 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     let mut table = Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random()?);
     let mut tail = scan.tail;
     let mut view = view;
-    // A copy of a pack may have a hole where the live page is; a store into it must not need space (R8).
-    medium.allocate(LIVE_AT, PAGE_BYTES).map_err(|e| Error::io("allocate the live page", medium.path(), e))?;
+    make_private(medium.as_ref(), &tail, file_bytes)?;
     if !clean {
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
@@ -141,6 +143,19 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
 }
 
+/// Sees to it that what is written over on a full disk too needs no space (R8): in a copy of a pack there may be holes
+/// there, or blocks that it shares with the original.
+fn make_private<M: Medium>(medium: &M, tail: &Tail, file_bytes: u64) -> Result<()> {
+    let log = tail.at.0 & !(PAGE_BYTES - 1);
+    let end = tail.chunk_end.min(file_bytes).min(log + CHUNK_REST_MAX);
+    let [first, second] = SUPERBLOCKS_AT;
+    let heads = [first, second, LIVE_AT].map(|at| Region { offset: at, bytes: PAGE_BYTES });
+    for region in heads.into_iter().chain([Region { offset: Offset(log), bytes: end.saturating_sub(log) }]) {
+        medium.make_private(region.offset, region.bytes).map_err(|e| no_space(medium, region.bytes, e))?;
+    }
+    Ok(())
+}
+
 /// The file's length, once it is whole pages. Space is given out in pages, and a superblock that counts on more than
 /// there is would not be believed.
 fn whole_pages<M: Medium>(medium: &M, limit: u64) -> Result<u64> {
@@ -153,13 +168,7 @@ fn whole_pages<M: Medium>(medium: &M, limit: u64) -> Result<u64> {
         return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit });
     }
     let needed = end - file_bytes;
-    medium.allocate(Offset(file_bytes), needed).map_err(|error| {
-        if crate::medium::is_full(&error) {
-            Error::NoSpace { path: medium.path().into(), needed }
-        } else {
-            Error::io("allocate the end of the log", medium.path(), error)
-        }
-    })?;
+    medium.allocate(Offset(file_bytes), needed).map_err(|e| no_space(medium, needed, e))?;
     Ok(end)
 }
 
@@ -436,7 +445,8 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
         while at < span.end() {
             let mut piece = vec![0; to_usize(PIECE_BYTES.min(span.end() - at))];
             medium.read_at(Offset(at), &mut piece).map_err(io)?;
-            medium.write_at(Offset(at), &[&piece], true).map_err(io)?;
+            let needed = to_u64(piece.len());
+            medium.write_at(Offset(at), &[&piece], true).map_err(|e| no_space(medium, needed, e))?;
             at += piece.len() as u64;
         }
     }

@@ -5,8 +5,9 @@
 //! progress, nor the live directory. Which regions are free is never stored. The runs form a list in the file; what the
 //! two superblocks' directories reach is not free; this is worked out when the first region is needed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+use foldhash::fast::RandomState;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -15,11 +16,14 @@ use crate::format::{
     FILE_BYTES_MAX, Frame, FrameHeader, Kind, Offset, PAGE_BYTES, RunDetail, SPACE_AT, Superblock, align_up,
     first_generation, segment_bytes, to_usize,
 };
-use crate::medium::{self, Medium};
+use crate::medium::Medium;
 use crate::view::read_vec;
 
+mod calls;
+mod private;
 mod reach;
 
+pub use calls::{data_bytes_most, no_space, sync_regions};
 use reach::{Reach, keep_allocated};
 
 /// Runs of segments are at least this many, and then an eighth of all that there are.
@@ -50,6 +54,8 @@ impl Region {
 /// The allocator of one pack. Its caller holds the space lock.
 pub struct Space {
     end: u64,
+    /// What lies before need not be allocated any more.
+    allocated: u64,
     limit: u64,
     marker: u64,
     slots: u32,
@@ -70,6 +76,10 @@ pub struct Space {
     index_bytes: u64,
     /// Heads of runs that no checkpoint has synced yet.
     heads: Vec<Region>,
+    /// Regions from before the pack was opened that may share blocks with another file.
+    foreign: HashSet<Offset, RandomState>,
+    /// Whether a directory was taken since the last freeze: the live one may be stored into.
+    has_directory: bool,
 }
 
 impl Space {
@@ -77,6 +87,7 @@ impl Space {
     pub fn new(superblock: &Superblock, limit: u64) -> Space {
         Space {
             end: superblock.end.get(),
+            allocated: 0,
             limit,
             marker: superblock.identity.marker.get(),
             slots: superblock.slots.get(),
@@ -91,6 +102,8 @@ impl Space {
             fresh_segments: 0,
             index_bytes: 0,
             heads: Vec::new(),
+            foreign: HashSet::default(),
+            has_directory: false,
         }
     }
 
@@ -98,6 +111,7 @@ impl Space {
     pub fn empty(marker: u64, slots: u32, limit: u64) -> Space {
         Space {
             end: SPACE_AT.0,
+            allocated: 0,
             limit,
             marker,
             slots,
@@ -112,6 +126,8 @@ impl Space {
             fresh_segments: 0,
             index_bytes: 0,
             heads: Vec::new(),
+            foreign: HashSet::default(),
+            has_directory: false,
         }
     }
 
@@ -133,6 +149,11 @@ impl Space {
     /// How many segments are live. Only true once the regions are known.
     pub fn live_segments(&self) -> u64 {
         self.live_segments
+    }
+
+    /// All before `end` was allocated at once.
+    pub fn is_allocated_to(&mut self, end: u64) {
+        self.allocated = end;
     }
 
     /// Nothing before `end` is given out any more.
@@ -173,13 +194,9 @@ impl Space {
         if end > self.limit {
             return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit: self.limit });
         }
-        medium.allocate(Offset(offset), length).map_err(|error| {
-            if medium::is_full(&error) {
-                Error::NoSpace { path: medium.path().into(), needed: length }
-            } else {
-                Error::io("allocate", medium.path(), error)
-            }
-        })?;
+        if end > self.allocated {
+            medium.allocate(Offset(offset), length).map_err(|e| no_space(medium, length, e))?;
+        }
         self.end = align_up(end, PAGE_BYTES);
         Ok(())
     }
@@ -201,22 +218,20 @@ impl Space {
         if free < needed {
             self.new_segments(medium, needed - free)?;
         }
+        self.secure_segments(medium, needed)?;
         self.promised += count;
         Ok(())
+    }
+
+    /// Sees to it that `count` segments more, and no others, can be had without new space.
+    pub fn keep_segments<M: Medium>(&mut self, medium: &M, count: u64) -> Result<()> {
+        let missing = (self.promised + count).saturating_sub(self.segments.len() as u64);
+        if missing > 0 { self.add_segments(medium, missing) } else { Ok(()) }
     }
 
     /// The commit is applied, or came to nothing.
     pub fn release(&mut self, count: u64) {
         self.promised = self.promised.saturating_sub(count);
-    }
-
-    /// Sees to it that two directories of `bytes` can be had without new space: one for the commit that asks, one for
-    /// the dereferences that must work on a full disk after it.
-    pub fn reserve_directories<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
-        while self.directories.iter().filter(|free| free.bytes >= bytes).count() < 2 {
-            self.new_directory(medium, bytes)?;
-        }
-        Ok(())
     }
 
     fn new_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
@@ -250,8 +265,9 @@ impl Space {
         }
         let (at, _) = (self.directories.iter().enumerate())
             .filter(|(_, free)| free.bytes >= bytes)
-            .min_by_key(|(_, free)| free.bytes)
+            .min_by_key(|(_, free)| (self.foreign.contains(&free.offset), free.bytes))
             .expect("a directory was just reserved");
+        self.has_directory = true;
         Ok(self.directories.swap_remove(at))
     }
 
@@ -295,6 +311,7 @@ impl Space {
     /// The index was frozen: all its segments are copied when they are next touched. Returns the heads of new runs,
     /// which the checkpoint has to sync.
     pub fn freeze(&mut self) -> Vec<Region> {
+        self.has_directory = false;
         self.fresh_segments = 0;
         std::mem::take(&mut self.heads)
     }
@@ -320,13 +337,14 @@ impl Space {
     }
 
     fn new_segments<M: Medium>(&mut self, medium: &M, needed: u64) -> Result<()> {
-        let bytes = segment_bytes(self.slots);
         let ahead = run_segments(self.total_segments, needed);
         // Where there is no room to work ahead, what is needed may still fit.
-        let (first, count) = match self.new_run(medium, bytes, ahead, HOLDS_SEGMENTS) {
-            Ok(first) => (first, ahead),
-            Err(_) => (self.new_run(medium, bytes, needed, HOLDS_SEGMENTS)?, needed),
-        };
+        self.add_segments(medium, ahead).or_else(|_| self.add_segments(medium, needed))
+    }
+
+    fn add_segments<M: Medium>(&mut self, medium: &M, count: u64) -> Result<()> {
+        let bytes = segment_bytes(self.slots);
+        let first = self.new_run(medium, bytes, count, HOLDS_SEGMENTS)?;
         self.total_segments += count;
         self.segments.extend((0..count).rev().map(|n| (Offset(first.0 + n * bytes), true)));
         Ok(())
@@ -358,14 +376,19 @@ impl Space {
     /// Works out which regions are free: those of the runs that neither superblock's directory reaches. What only the
     /// older one reaches is retired under its number.
     pub fn learn<M: Medium>(&mut self, medium: &M, newest: &Superblock, older: Option<&Superblock>) -> Result<()> {
-        if std::mem::replace(&mut self.known, true) {
+        if self.known {
             return Ok(());
         }
         let (mut segments, mut directories) = self.regions(medium)?;
         segments.sort_unstable();
+        let all = segments.iter().copied().chain(directories.iter().map(|region| region.offset));
+        // Where files share blocks, what is next is looked after when its turn comes.
+        let later = medium.shares_blocks();
+        let foreign = if later { all.collect() } else { HashSet::default() };
         let now = Reach::of(medium, newest)?;
         let before = older.map(|older| Reach::of(medium, older)).transpose()?;
         now.check(medium, &segments)?;
+        let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
         self.total_segments = segments.len() as u64;
         self.live_segments = now.segments.len() as u64;
         segments.retain(|segment| now.segments.binary_search(segment).is_err());
@@ -383,18 +406,20 @@ impl Space {
         // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they
         // get it now, or stay unused.
         // What asks for more than twice the bytes that the file has, in all, is forged.
-        let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
         let mut budget = blocks.saturating_mul(2).saturating_add(UNUSED_BYTES_MIN);
         segments.truncate(to_usize(budget / segment_bytes(self.slots)));
-        segments = keep_allocated(medium, &segments, segment_bytes(self.slots));
+        if !later {
+            segments = keep_allocated(medium, &segments, segment_bytes(self.slots));
+        }
         directories.retain(|region| {
             let within = budget.checked_sub(region.bytes);
             budget = within.unwrap_or(budget);
-            within.is_some() && medium.allocate(region.offset, region.bytes).is_ok()
+            within.is_some() && (later || medium.allocate(region.offset, region.bytes).is_ok())
         });
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
+        (self.foreign, self.known) = (foreign, true);
         Ok(())
     }
 
@@ -418,6 +443,7 @@ impl Space {
     fn regions<M: Medium>(&mut self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
         let mut left = data_bytes_most(medium)? / PAGE_BYTES;
         let (mut segments, mut directories) = (Vec::new(), Vec::new());
+        self.index_bytes = 0;
         let (mut at, mut above) = (self.run, self.end);
         // Each run stands below the one that names it, so the walk ends.
         while at != Offset::NONE {
@@ -459,23 +485,4 @@ impl Space {
 #[must_use]
 pub fn run_segments(total: u64, needed: u64) -> u64 {
     needed.max((total / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX))
-}
-
-/// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without
-/// limit. What claims to be larger is forged, and memory is not spent on it.
-pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
-    let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
-    Ok(blocks.saturating_mul(64).saturating_add(1 << 24))
-}
-
-/// Syncs regions, neighbours together.
-pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<()> {
-    regions.sort_unstable();
-    for run in regions.chunk_by(|a, b| b.offset.0 <= a.end()) {
-        let (first, last) = (run[0], run[run.len() - 1]);
-        medium
-            .sync_range(first.offset, last.end() - first.offset.0)
-            .map_err(|e| Error::io("sync the index", medium.path(), e))?;
-    }
-    Ok(())
 }

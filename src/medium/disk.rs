@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use self::directory::Name;
 use self::lock::Lock;
 use super::{AtPath, Medium, is_full};
-use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, align_up, to_u64};
+use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, align_up, to_u64, to_usize};
 use crate::map::Map;
 
 mod directory;
@@ -27,6 +27,8 @@ mod sys;
 /// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is
 /// used.
 const MAP_BYTES_MIN: u64 = 1 << 30;
+/// Ranges are made private in pieces of this size.
+const PIECE_BYTES: u64 = 1 << 20;
 /// How long a lookup that met a changing index sleeps before it tries again.
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -130,6 +132,17 @@ impl Disk {
         Ok(end <= self.length_seen.load(Ordering::Relaxed))
     }
 
+    fn write_again(&self, offset: Offset, length: u64) -> io::Result<()> {
+        let mut piece = vec![0; to_usize(length.min(PIECE_BYTES))];
+        let end = offset.0 + length;
+        for at in (offset.0..end).step_by(piece.len()) {
+            let piece = &mut piece[..to_usize((end - at).min(PIECE_BYTES))];
+            self.read_at(Offset(at), piece)?;
+            self.write_plainly(Offset(at), &[piece])?;
+        }
+        Ok(())
+    }
+
     fn write_plainly(&self, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
         sys::write_pieces(&self.file, offset.0, pieces, false)
     }
@@ -190,6 +203,23 @@ impl Medium for Disk {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    fn make_private(&self, offset: Offset, length: u64) -> io::Result<()> {
+        let allocated = self.allocate(offset, length);
+        if length == 0 || !self.shares_blocks() {
+            return allocated;
+        }
+        match allocated.and_then(|()| sys::unshare(&self.file, offset.0, length)) {
+            // On a full disk xfs refuses to allocate what is allocated. The same bytes are written once more instead:
+            // what is written has a place, and is the file's own.
+            Err(error) if is_full(&error) || sys::is_unsupported(&error) => self.write_again(offset, length),
+            done => done,
+        }
+    }
+
+    fn shares_blocks(&self) -> bool {
+        self.stores_by_pwrite.load(Ordering::Relaxed)
     }
 
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()> {

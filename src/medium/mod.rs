@@ -67,6 +67,18 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// changed then, though the file may be longer than before.
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()>;
 
+    /// Makes sure that later writes and stores into a range need no space: it is [allocated](Medium::allocate), and
+    /// shares no blocks with another file, as a copy of a pack may. On a file system that writes all data elsewhere
+    /// each time (btrfs, where a file was not made to be written in place) nothing helps.
+    fn make_private(&self, offset: Offset, length: u64) -> io::Result<()> {
+        self.allocate(offset, length)
+    }
+
+    /// Whether files may share blocks here, so that a range that was allocated may have to be made private.
+    fn shares_blocks(&self) -> bool {
+        false
+    }
+
     /// Gives the blocks of a range back, where the file system can: it reads as zeros afterwards, else as before. The
     /// file's length stays.
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()>;

@@ -171,7 +171,7 @@ impl OpenOptions {
                     if !(self.create || self.create_new) || self.read_only || how != How::Open {
                         return Err(Error::NoPack { path });
                     }
-                    let disk = Disk::create(&path, self.mode).map_err(|e| Error::io("create", &path, e))?;
+                    let disk = Disk::create(&path, self.mode).map_err(|error| create_error(&path, error))?;
                     match self.create_in(disk)? {
                         Some(store) => return Ok(store),
                         // Another process was first: its pack is opened.
@@ -220,6 +220,8 @@ impl OpenOptions {
         };
         medium.remove_leftovers();
         let mut pack = Pack::writing(view, start, recovery, self.settings());
+        // Where it fails a commit will say why: on a disk that is full, or with a damaged index.
+        let _ = pack.writer()?.secure_reserve();
         if how == How::Rebuild {
             pack.mend()?;
         }
@@ -250,6 +252,7 @@ impl OpenOptions {
         match medium.publish(false) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) if crate::medium::is_full(&error) => return Err(create_error(medium.path(), error)),
             Err(error) => return Err(Error::io("publish", medium.path(), error)),
         }
         Ok(Some(self.store(Pack::writing(view, start, Recovery::default(), self.settings()))))
@@ -278,6 +281,13 @@ pub enum How {
 
 fn open_error(path: &Path, error: std::io::Error) -> Error {
     Error::io("open", path, error)
+}
+
+fn create_error(path: &Path, error: std::io::Error) -> Error {
+    match crate::medium::is_full(&error) {
+        true => Error::NoSpace { path: path.into(), needed: SPACE_AT.0 + FIRST_CHUNK_BYTES },
+        false => Error::io("create", path, error),
+    }
 }
 
 fn new_identity() -> Result<Identity> {
@@ -312,13 +322,7 @@ pub(crate) fn initialize<M: Medium>(
         let path = path.clone();
         move |e| Error::io(what, &path, e)
     };
-    Superblocks::allocate_heads(medium.as_ref()).map_err(|error| {
-        if crate::medium::is_full(&error) {
-            Error::NoSpace { path: path.clone(), needed: SPACE_AT.0 + FIRST_CHUNK_BYTES }
-        } else {
-            Error::io("allocate", &path, error)
-        }
-    })?;
+    Superblocks::allocate_heads(medium.as_ref()).map_err(|error| create_error(&path, error))?;
     medium.write_at(IDENTITY_AT, &[identity.as_bytes()], false).map_err(io("write the identity"))?;
     let mut space = Space::empty(identity.marker.get(), tuning.slots, limit);
     let mut tail = Tail {

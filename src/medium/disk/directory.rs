@@ -57,6 +57,12 @@ fn directory_of(path: &Path) -> &Path {
 
 /// Makes a file without a published name in the directory of `path`, and locks it.
 pub(super) fn create(path: &Path, mode: u32) -> io::Result<(File, Lock, Name)> {
+    let (file, lock, name) = create_empty(path, mode)?;
+    sys::forbid_copy_on_write(&file);
+    Ok((file, lock, name))
+}
+
+fn create_empty(path: &Path, mode: u32) -> io::Result<(File, Lock, Name)> {
     if let Some(file) = sys::create_nameless(directory_of(path), mode)
         && let Ok(again) = lock::open_again(&file, path)
         && lock::try_exclusive(&again).unwrap_or(false)

@@ -56,7 +56,7 @@ pub(super) fn open_for_kind(path: &Path) -> Option<File> {
 mod linux {
     use std::os::fd::AsRawFd;
 
-    use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, SeekFrom};
+    use rustix::fs::{AtFlags, CWD, FallocateFlags, IFlags, RenameFlags, SeekFrom};
     use rustix::io::ReadWriteFlags;
 
     use super::{Errno, File, IoSlice, OpenOptions, OpenOptionsExt, Path, PathBuf, io};
@@ -90,6 +90,19 @@ mod linux {
     pub(in super::super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
         let allocate = || rustix::fs::fallocate(file, FallocateFlags::empty(), offset, length);
         Ok(rustix::io::retry_on_intr(allocate)?)
+    }
+
+    pub(in super::super) fn unshare(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        let unshare = || rustix::fs::fallocate(file, FallocateFlags::UNSHARE_RANGE, offset, length);
+        Ok(rustix::io::retry_on_intr(unshare)?)
+    }
+
+    /// Asks that an empty file is written in place, where the file system (btrfs) would else write elsewhere each time:
+    /// only so its space can be reserved.
+    pub(in super::super) fn forbid_copy_on_write(file: &File) {
+        if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+            let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
+        }
     }
 
     pub(in super::super) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
@@ -207,6 +220,12 @@ mod other {
     pub(in super::super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
         Err(unsupported())
     }
+
+    pub(in super::super) fn unshare(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(in super::super) fn forbid_copy_on_write(_: &File) {}
 
     pub(in super::super) fn punch(_: &File, _: u64, _: u64) -> io::Result<()> {
         Err(unsupported())

@@ -1,0 +1,32 @@
+//! Calls on the medium that have to do with space.
+
+use crate::error::{Error, Result};
+use crate::medium::{Medium, is_full};
+use crate::space::Region;
+
+/// The error of a call that asks for so much space.
+pub fn no_space<M: Medium>(medium: &M, needed: u64, error: std::io::Error) -> Error {
+    match is_full(&error) {
+        true => Error::NoSpace { path: medium.path().into(), needed },
+        false => Error::io("allocate or write", medium.path(), error),
+    }
+}
+
+/// More than the bytes that the file can have in earnest, whatever its length: file systems compress, but not without
+/// limit. What claims to be larger is forged, and memory is not spent on it.
+pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
+    let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
+    Ok(blocks.saturating_mul(64).saturating_add(1 << 24))
+}
+
+/// Syncs regions, neighbours together.
+pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<()> {
+    regions.sort_unstable();
+    for run in regions.chunk_by(|a, b| b.offset.0 <= a.end()) {
+        let (first, last) = (run[0], run[run.len() - 1]);
+        medium
+            .sync_range(first.offset, last.end() - first.offset.0)
+            .map_err(|e| Error::io("sync the index", medium.path(), e))?;
+    }
+    Ok(())
+}

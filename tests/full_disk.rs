@@ -1,0 +1,335 @@
+//! Real file systems that are filled to the last block: small ones of each kind, on loop devices.
+//!
+//! Needs root, mkfs and unshare; prints that it was skipped where it has not got them. All is done in a child with mounts
+//! of its own, which go with it however it ends; a signal ends it, and with it the test. `BLOBPACK_FULL=1` fills the disk
+//! at each step of the work instead of some, `BLOBPACK_DISK=xfs` takes that kind alone.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use blobpack::{Algorithm, CompactOptions, Digest, Durability, Error, RESERVED_DEREFERENCES, Result, Store};
+use rustix::fs::FallocateFlags;
+
+mod common;
+use common::content;
+
+const PLACE: &str = "BLOBPACK_TEST_PLACE";
+
+fn is_full() -> bool {
+    std::env::var_os("BLOBPACK_FULL").is_some_and(|value| value == "1")
+}
+
+/// A program that is to work; whether it did.
+fn call(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    let output = command.args(arguments).stdin(Stdio::null()).output();
+    let done = output.as_ref().is_ok_and(|output| output.status.success());
+    if !done {
+        println!("{program} {arguments:?}: {output:?}");
+    }
+    done
+}
+
+/// Kinds of file systems, and what makes one in an image.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("tmpfs", &[]),
+    ("ext4", &["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0"]),
+    ("xfs", &["mkfs.xfs", "-q", "-f", "-m", "reflink=1"]),
+    ("btrfs", &["mkfs.btrfs", "-q", "-f", "-m", "single"]),
+];
+
+/// A mounted file system.
+struct Disk {
+    at: PathBuf,
+    image: PathBuf,
+}
+
+impl Disk {
+    /// Makes and mounts one of this kind; `None` where that can't be.
+    fn new(place: &Path, kind: &str, make: &[&str]) -> Option<Disk> {
+        let disk = Disk { at: place.join(kind), image: place.join("image") };
+        std::fs::create_dir(&disk.at).unwrap();
+        let (at, image) = (disk.at.to_str().unwrap(), disk.image.to_str().unwrap());
+        let done = match make {
+            [] => call("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", at]),
+            [program, options @ ..] => {
+                // xfs takes no less.
+                let bytes = if kind == "xfs" { 300 << 20 } else { 160 << 20 };
+                File::create(&disk.image).unwrap().set_len(bytes).unwrap();
+                call(program, &[options, &[image]].concat()) && call("mount", &["-o", "loop", image, at])
+            }
+        };
+        done.then_some(disk)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.at).status();
+        let _ = std::fs::remove_dir(&self.at);
+        let _ = std::fs::remove_file(&self.image);
+    }
+}
+
+/// Takes the rest of a disk; gives it back when it is dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn new(disk: &Path) -> Ballast {
+        let path = disk.join("ballast");
+        let file = File::create(&path).unwrap();
+        let mut end = 0;
+        // What is to be written still, and what was given back and is still held, changes what there is.
+        for _ in 0..3 {
+            rustix::fs::syncfs(&file).unwrap();
+            for bytes in [16 << 20, 1 << 20, 64 << 10, 4096] {
+                while rustix::fs::fallocate(&file, FallocateFlags::empty(), end, bytes).is_ok() {
+                    end += bytes;
+                }
+            }
+            while file.write_all_at(&[7; 4096], end).is_ok() {
+                end += 4096;
+            }
+        }
+        Ballast(path)
+    }
+}
+
+impl Ballast {
+    /// Gives so many bytes back.
+    fn give(&self, bytes: u64) {
+        let file = File::options().write(true).open(&self.0).unwrap();
+        let left = file.metadata().unwrap().len().saturating_sub(bytes);
+        file.set_len(left).unwrap();
+        rustix::fs::syncfs(&file).unwrap();
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+        rustix::fs::syncfs(File::open(self.0.parent().unwrap()).unwrap()).unwrap();
+    }
+}
+
+/// How the pack came to where it is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Opened, and never closed.
+    Open,
+    /// Closed and opened again.
+    Reopened,
+    /// Compacted.
+    Compacted,
+    /// A copy that shares all its blocks.
+    Reflinked,
+}
+
+const SINGLES: u64 = 3 * RESERVED_DEREFERENCES;
+
+fn single(n: u64) -> Vec<u8> {
+    content(1000 + n, 20 + n as usize)
+}
+
+fn of(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+/// The steps before the disk is full.
+const STEPS: u64 = 12;
+
+fn step(store: &Store, n: u64) -> Result<()> {
+    match n {
+        0 => {
+            let mut batch = store.batch();
+            for n in 0..SINGLES {
+                batch.put(&single(n))?;
+            }
+            batch.commit().map(drop)
+        }
+        1 | 7 => store.checkpoint(),
+        2 | 8 => {
+            let mut batch = store.batch();
+            let manifest = batch.put(&content(n, 300))?;
+            for layer in 0..5 {
+                let layer = batch.put(&content(n << 8 | layer, 500))?;
+                batch.link(&layer, &manifest);
+            }
+            batch.commit().map(drop)
+        }
+        3 | 9 => {
+            let mut writer = store.writer(Algorithm::Sha256)?;
+            writer.write_all(&content(n, 200_000)).map_err(|_| ()).unwrap_or_default();
+            writer.commit().map(drop)
+        }
+        4 => store.set_name(&"a-name".parse().unwrap(), &of(&content(2, 300))).map(drop),
+        5 | 10 => (0..30).try_for_each(|m| store.put(&content(n << 8 | m, 1500)).map(drop)),
+        6 => store.dereference(&of(&content(3, 200_000))).map(drop),
+        _ => store.put(b"the last one").map(drop),
+    }
+}
+
+/// What changes with every operation.
+fn state(store: &Store) -> (u64, u64, u64, u64, u64) {
+    let stats = store.stats().unwrap();
+    (stats.blobs, stats.links, stats.names, stats.live_bytes, stats.commits)
+}
+
+/// Does something that may need space; whether there was none. Then nothing has changed, and the error says what is
+/// needed.
+fn is_refused<T>(store: &Store, work: impl FnOnce(&Store) -> Result<T>) -> bool {
+    let before = state(store);
+    match work(store) {
+        Ok(_) => false,
+        Err(Error::NoSpace { needed, .. }) => {
+            assert!(needed > 0);
+            assert!(state(store) == before);
+            true
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// A pack that has come to `steps` in a way, on a disk that is full then.
+fn fill(disk: &Path, elsewhere: &Path, way: Way, steps: u64) {
+    let directory = disk.join("packs");
+    std::fs::create_dir(&directory).unwrap();
+    let path = directory.join("blobs.pack");
+    let open = || Store::options().durability(Durability::PowerLoss).open(&path);
+    let mut store = open().unwrap();
+    for n in 0..steps {
+        step(&store, n).unwrap();
+    }
+    match way {
+        Way::Open => {}
+        Way::Reopened => {
+            store.close().unwrap();
+            store = open().unwrap();
+        }
+        Way::Compacted => drop(store.compact().unwrap()),
+        Way::Reflinked => {
+            store.close().unwrap();
+            let original = directory.join("original.pack");
+            std::fs::rename(&path, &original).unwrap();
+            // On btrfs a file that is written in place shares its blocks only with others of that kind.
+            call("chattr", &["+C", directory.to_str().unwrap()]);
+            let (from, to) = (original.to_str().unwrap(), path.to_str().unwrap());
+            assert!(call("cp", &["--reflink=always", from, to]));
+            store = open().unwrap();
+        }
+    }
+    let mut all: Vec<Digest> = store.list().map(Result::unwrap).collect();
+
+    let ballast = Ballast::new(disk);
+    // Small blobs, until the rest of the log is full.
+    let mut more = 0;
+    while !is_refused(&store, |store| store.put(&content(1 << 40 | more, 3000))) {
+        all.push(of(&content(1 << 40 | more, 3000)));
+        more += 1;
+        assert!(more < 10_000, "the disk is not full");
+    }
+    assert!(is_refused(&store, |store| store.put(&content(1 << 41, 400_000))));
+    assert!(is_refused(&store, Store::compact));
+    is_refused(&store, Store::checkpoint);
+    // Nor is there room for a new pack.
+    match Store::options().create_new(true).open(directory.join("new.pack")) {
+        Err(Error::NoSpace { needed, .. }) => assert!(needed > 0),
+        other => panic!("{other:?}"),
+    }
+    let output = elsewhere.join(format!("{way:?}-{steps}.pack"));
+    store.compact_with(CompactOptions::new().output(&output)).unwrap();
+    assert_eq!(Store::open(&output).unwrap().list().count(), all.len());
+    std::fs::remove_file(&output).unwrap();
+    for n in 0..RESERVED_DEREFERENCES {
+        if n == RESERVED_DEREFERENCES / 3 {
+            // Somebody finds the disk full, and opens the pack to give something up.
+            drop(store);
+            store = open().unwrap();
+        }
+        let digest = of(&single(n * 3));
+        let removed = store.dereference(&digest).unwrap_or_else(|error| panic!("dereference {n}: {error:?}"));
+        assert_eq!(removed.blobs(), 1);
+        assert!(!store.contains(&digest).unwrap());
+        all.retain(|other| *other != digest);
+        for at in 0..3 {
+            assert!(store.contains(&all[(n as usize * 31 + at * 7) % all.len()]).unwrap());
+        }
+    }
+    drop(store);
+    let reader = Store::options().read_only(true).open(&path).unwrap();
+    assert_eq!(reader.list().count(), all.len());
+    drop(reader);
+    let store = open().unwrap();
+    let Err(Error::NoSpace { needed, .. }) = store.compact() else { panic!("there is no room for a copy") };
+    // What is asked for is enough, with a little for the file system. btrfs gives what ballast had to other data, but
+    // for some time not to names.
+    let compact = |store: &Store| match store.compact() {
+        Ok(_) => {}
+        Err(Error::NoSpace { .. }) if disk.ends_with("btrfs") => {}
+        Err(error) => panic!("{error:?}"),
+    };
+    ballast.give(needed + (1 << 20));
+    compact(&store);
+    drop(store);
+
+    drop(ballast);
+    let store = open().unwrap();
+    assert_eq!(store.verify().unwrap().damage, []);
+    let mut found: Vec<Digest> = store.list().map(Result::unwrap).collect();
+    all.sort_unstable();
+    found.sort_unstable();
+    assert!(all == found, "{} blobs instead of {}", found.len(), all.len());
+    store.put(b"room again").unwrap();
+    compact(&store);
+}
+
+/// The child's part.
+fn fill_all(place: &Path) {
+    let mut scenarios = 0;
+    for (kind, make) in KINDS {
+        if std::env::var("BLOBPACK_DISK").is_ok_and(|only| only != kind) {
+            continue;
+        }
+        let mut ways = vec![Way::Open, Way::Reopened, Way::Compacted];
+        if matches!(kind, "xfs" | "btrfs") {
+            ways.push(Way::Reflinked);
+        }
+        for (number, way) in ways.into_iter().enumerate() {
+            let some = vec![[STEPS, 5, 9, 10][number]];
+            for steps in if is_full() { (1..=STEPS).collect() } else { some } {
+                // A new one each time: what was full once may keep space for other uses for a while.
+                let Some(disk) = Disk::new(place, kind, make) else {
+                    println!("a full {kind} was skipped: it can't be made or mounted here");
+                    continue;
+                };
+                println!("{kind}, {way:?}, after {steps} steps");
+                fill(&disk.at, place, way, steps);
+                scenarios += 1;
+            }
+        }
+    }
+    println!("{scenarios} full disks");
+}
+
+#[test]
+fn on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up() {
+    if let Some(place) = std::env::var_os(PLACE) {
+        return fill_all(Path::new(&place));
+    }
+    if !rustix::process::geteuid().is_root() || !call("unshare", &["--mount", "true"]) {
+        println!("full disks were skipped: they need root and unshare");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let name = std::thread::current().name().unwrap().to_owned();
+    let own = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(own).args(["--exact", &name, "--nocapture"]);
+    let status = command.env(PLACE, place.path()).stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{status}");
+}
