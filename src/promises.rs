@@ -33,8 +33,8 @@
 //! * [`RESERVED_DEREFERENCES`](crate::RESERVED_DEREFERENCES) removals work all the same
 //!   (`crash::a_full_disk_refuses_writes_with_nothing_changed_and_takes_dereferences`).
 //! * Both hold on ext4, tmpfs, xfs and btrfs, after a compaction, and in a copy that shares its blocks
-//!   (`full_disk::on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up`). Not promised for a copy on
-//!   btrfs that was not made to be written in place, as by `chattr +C`.
+//!   (`full_disk::on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up`). Not
+//!   promised for a copy on btrfs that was not made to be written in place, as by `chattr +C`.
 //! * So do removals of names and links (`names::names_and_links_can_be_given_up_on_a_full_disk`).
 //! * A limit of bytes is kept like the end of a disk (`api::the_limit_of_bytes_is_kept_and_removals_go_on_at_it`).
 //!
