@@ -789,7 +789,13 @@ layout!(
 
 /// The CRC-32 of a structure whose checksum field stands at `field`.
 #[must_use]
+#[inline]
 pub fn checksum_without(bytes: &[u8], field: usize) -> u32 {
+    // Most are one line long. One call for all of it is several times as fast as one for each part.
+    if let Ok(mut line) = <[u8; 64]>::try_from(bytes) {
+        line[field..field + 4].fill(0);
+        return crc32fast::hash(&line);
+    }
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[..field]);
     crc.update(&[0; 4]);
