@@ -67,13 +67,19 @@ fn child(work: &str) {
     let put = || {
         for blobs in blobs.chunks(BATCH as usize) {
             let mut batch = store.batch();
-            blobs.iter().for_each(|blob| drop(batch.put(blob).unwrap()));
+            for blob in blobs {
+                batch.put(blob).unwrap();
+            }
             batch.commit().unwrap();
         }
     };
     match work {
         "hash" => {
-            return counted(|| blobs.iter().for_each(|blob| drop(black_box(Digest::of(Algorithm::Sha256, blob)))));
+            return counted(|| {
+                for blob in &blobs {
+                    black_box(Digest::of(Algorithm::Sha256, blob));
+                }
+            });
         }
         "put" => return counted(put),
         _ => put(),
