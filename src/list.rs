@@ -38,7 +38,11 @@ impl<M: Medium> Descriptors<M> {
                 if let Record::Blob(blob) = record
                     && blob.tag >= from
                 {
-                    blobs.push((blob.tag, view.digest_at(blob.id)?, blob));
+                    let digest = view.digest_at(blob.id)?;
+                    if view.tagger().of_blob(&digest) != blob.tag {
+                        return Err(view.damaged(blob.id, "the record has the tag of another digest").into());
+                    }
+                    blobs.push((blob.tag, digest, blob));
                 }
             }
             Ok((blobs, next))

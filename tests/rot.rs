@@ -218,6 +218,83 @@ fn a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit() {
     });
 }
 
+/// A sector that can't be read, wherever it is, is an error that says so from each verb that must survive a bad disk,
+/// and what is elsewhere is told all the same.
+#[test]
+fn an_unreadable_sector_is_a_named_error() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    fill(&store);
+    let truth = Truth::of(&store);
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let mut sectors: Vec<u64> = (0..bytes.len() as u64 / 512)
+        .filter(|sector| bytes[*sector as usize * 512..][..512].iter().any(|&byte| byte != 0))
+        .collect();
+    // Of runs of sectors, which are payloads, some.
+    sectors.retain(|sector| *sector < 512 || sector % 3 == 0);
+    assert!(sectors.len() > 80);
+    let io_named = |error: &blobpack::Error| is_named(error) || matches!(error, blobpack::Error::NotAPack { .. });
+    let mut named = 0;
+    for sector in sectors {
+        let context = format!("sector {sector}");
+        let bad = sector * 512..sector * 512 + 512;
+        let directory = inserted(bytes.clone(), FILE_BYTES_MAX);
+        directory.set_unreadable(PACK, bad.clone());
+        let items: Vec<_> = blobpack::inspect_in(directory.open(PACK, false).unwrap()).unwrap().collect();
+        let told = items.iter().filter(|item| item.kind == "unreadable").count();
+        let is_looked_at = sector >= 512 || [0, 128, 256, 384].contains(&sector);
+        // The body of a frame is not looked at, but for a commit's and a name's.
+        assert!(
+            told > 0
+                || !is_looked_at
+                || items.iter().any(|item| {
+                    item.offset < bad.start && bad.end <= item.offset + item.length.next_multiple_of(512)
+                }),
+            "{context}"
+        );
+        match read_only(&directory) {
+            Ok(store) => {
+                let damage = store.verify().unwrap().damage;
+                named += usize::from(!damage.is_empty());
+                for (digest, held) in &truth.blobs {
+                    let got = store.get(digest).and_then(|blob| blob.verify());
+                    if let Err(error) = &got {
+                        // Where the frame's header can't be read nothing tells the digest.
+                        let near = |at: u64| at + 128 > bad.start && at < bad.end;
+                        let is_it = |finding: &&blobpack::Finding| match finding.digest {
+                            Some(other) => other == *digest,
+                            None => finding.offset.is_some_and(near),
+                        };
+                        let finding = damage.iter().find(is_it);
+                        let finding = finding.unwrap_or_else(|| panic!("{context}: {error}, {damage:?}"));
+                        assert!(
+                            io_named(error) && finding.what.contains("os error 5"),
+                            "{context}: {error}, {finding}"
+                        );
+                        assert_eq!(finding.referrers.len(), held.referrers.len());
+                    }
+                }
+            }
+            Err(error) => {
+                named += 1;
+                assert!(io_named(&error), "{context}: {error}");
+            }
+        }
+        match open_simulated(&directory, &small(), How::Rebuild) {
+            Ok(store) => {
+                let compacted = store.compact();
+                let damage = store.verify().unwrap().damage;
+                match compacted {
+                    Ok(_) => assert!(damage.is_empty(), "{context}: {damage:?}"),
+                    Err(error) => assert!(io_named(&error) && !damage.is_empty(), "{context}: {error}: {damage:?}"),
+                }
+            }
+            Err(error) => assert!(io_named(&error), "{context}: {error}"),
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
 /// So many blobs of 15,000 bytes: four of them take a chunk.
 fn puts(blobs: u64) -> (Vec<u8>, Vec<Digest>) {
     let mut digests = Vec::new();

@@ -14,7 +14,9 @@ const NAMES: usize = 12;
 /// So many different names of blobs occur.
 const LABELS: usize = 4;
 /// An input has no more operations.
-const OPERATIONS_MAX: usize = 200;
+const OPERATIONS_MAX: usize = 80;
+/// All is looked at after so many, and after everything that makes a new index.
+const CHECKED_AFTER: usize = 8;
 /// The one large blob.
 const LARGE_BYTES: usize = 66_000;
 
@@ -104,7 +106,12 @@ pub fn run(input: &[u8]) {
     let digests = contents.iter().enumerate().map(|(name, bytes)| Digest::of(algorithm(name), bytes)).collect();
     let mut run = Run { directory, store: Some(store), model: Model::default(), contents, digests };
     let mut steps = input.chunks_exact(3).take(OPERATIONS_MAX);
+    let mut unchecked = 0;
     while let Some(step) = steps.next() {
+        unchecked += 1;
+        if (10..15).contains(&(step[0] % 16)) {
+            unchecked = CHECKED_AFTER;
+        }
         match step[0] % 16 {
             10 => run.store().checkpoint().expect("memory takes it"),
             11 => run.reopen(How::Open),
@@ -117,8 +124,12 @@ pub fn run(input: &[u8]) {
             }
             _ => run.batch(&[operation(step)]),
         }
-        run.check();
+        if unchecked >= CHECKED_AFTER {
+            run.check();
+            unchecked = 0;
+        }
     }
+    run.check();
     let verified = run.store().verify().expect("memory can be read");
     assert!(verified.damage.is_empty(), "{:?}", verified.damage);
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak, atomic};
 
@@ -162,6 +163,14 @@ impl SimDirectory {
         let (number, longest) = (to_u64(state.files.len()), state.file_bytes_max.max(to_u64(bytes.len())));
         let file = state.add_file(number, longest);
         state.apply_and_log(&file, Action::Insert { names: vec![name.as_ref().into()], bytes });
+    }
+
+    /// Lets each read that touches a range of a file fail, as on a disk that has gone bad there. Maps show it as it is:
+    /// a load through one can't fail, but ends the process.
+    pub fn set_unreadable(&self, name: impl AsRef<Path>, range: Range<u64>) {
+        if let Some(file) = self.state().names.get(name.as_ref()) {
+            file.set_unreadable(range);
+        }
     }
 
     /// Removes a name; whether it was there. Who has the file open keeps it.

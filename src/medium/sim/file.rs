@@ -16,6 +16,8 @@ pub(super) struct SimFile {
     length: AtomicU64,
     pages: Mutex<BTreeSet<u64>>,
     locked: AtomicBool,
+    /// Where the disk has gone bad: from, to.
+    unreadable: [AtomicU64; 2],
     ready: AtomicBool,
 }
 
@@ -27,6 +29,7 @@ impl SimFile {
             length: AtomicU64::new(0),
             pages: Mutex::default(),
             locked: AtomicBool::new(false),
+            unreadable: [AtomicU64::new(0), AtomicU64::new(0)],
             ready: AtomicBool::new(false),
         }
     }
@@ -37,6 +40,17 @@ impl SimFile {
 
     pub(super) fn map(&self) -> &Arc<Map> {
         &self.map
+    }
+
+    pub(super) fn set_unreadable(&self, range: Range<u64>) {
+        self.unreadable[0].store(range.start, Ordering::Release);
+        self.unreadable[1].store(range.end, Ordering::Release);
+    }
+
+    /// Whether a range touches what can't be read.
+    pub(super) fn is_bad(&self, offset: Offset, length: u64) -> bool {
+        let [start, end] = [&self.unreadable[0], &self.unreadable[1]].map(|bound| bound.load(Ordering::Acquire));
+        offset.0 < end && offset.0.saturating_add(length) > start
     }
 
     pub(super) fn length(&self) -> u64 {

@@ -64,6 +64,9 @@ impl Medium for Sim {
     }
 
     fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
+        if self.file.is_bad(offset, to_u64(buffer.len())) {
+            return Err(Fault::Io.error());
+        }
         let end = offset.0.checked_add(to_u64(buffer.len())).filter(|&end| end <= self.file.length());
         end.and_then(|_| self.file.map().read_bytes(offset, buffer)).ok_or(io::ErrorKind::UnexpectedEof.into())
     }

@@ -6,8 +6,9 @@ use blobpack::commit::Tuning;
 use blobpack::medium::{Sim, SimDirectory};
 use blobpack::{Algorithm, Store};
 
+mod hostile;
 #[allow(dead_code, reason = "nothing is decoded here")]
-#[path = "../bodies/image.rs"]
+#[path = "../../bodies/image.rs"]
 mod image;
 
 const PACK: &str = "blobs.pack";
@@ -48,6 +49,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed("pack_bytes", &format!("{name}_cut"), &cut)?;
     }
     seed("pack_bytes", "nothing", &[image::RAW])?;
+    for large in [false, true] {
+        let size = if large { "large" } else { "small" };
+        let [killed, closed] = base(large)?;
+        for (name, bytes) in [("killed", &killed), ("closed", &closed)] {
+            seed("pack_bytes", &format!("base_{name}_{size}"), &image::encode(0, bytes))?;
+        }
+        if large {
+            // What only the log says hurts where there is something to replay.
+            for (name, bytes) in hostile::packs(&killed) {
+                seed("pack_bytes", &name, &image::encode(0, &bytes))?;
+            }
+        }
+    }
+    for number in 0..16_u8 {
+        let changes: Vec<u8> =
+            (0..33_u8).map(|n| number.wrapping_mul(29).wrapping_add(n.wrapping_mul(7 * number + 1))).collect();
+        seed("pack_fields", &number.to_string(), &[&[number], &changes[..11 * (usize::from(number) % 4)]].concat())?;
+    }
     for algorithm in Algorithm::ALL {
         seed("digest_string", algorithm.label(), blobpack::Digest::of(algorithm, b"hello").to_string().as_bytes())?;
     }
@@ -79,6 +98,41 @@ fn pack(slots: u32, work: impl Fn(&Store<Sim>) -> blobpack::Result<()>) -> blobp
     bytes.truncate(used.next_multiple_of(64 << 10));
     assert!(bytes.len() <= image::BYTES_MAX);
     Ok(bytes)
+}
+
+/// A small pack with a bit of everything, as a kill would leave it, and closed.
+fn base(large: bool) -> blobpack::Result<[Vec<u8>; 2]> {
+    let directory = SimDirectory::new(16 << 20);
+    let medium = directory.create(PACK).expect("memory takes a file");
+    let tuning = Tuning { slots: 4, chunk_bytes: 64 << 10, reserve_segments: 4, ..Tuning::default() };
+    let store = Store::options().tuning(tuning).create_in(medium)?.expect("nobody else makes one");
+    let mut digests = Vec::new();
+    for index in 0..7_u8 {
+        let content = vec![index; 40 * usize::from(index)];
+        digests.push(store.put_with(Algorithm::ALL[usize::from(index) % 3], &content)?.digest);
+    }
+    for (to, from) in [(0, 1), (1, 2), (3, 2), (2, 4)] {
+        store.link(&digests[to], &digests[from])?;
+    }
+    store.set_name(&"a name".parse()?, &digests[4])?;
+    store.checkpoint()?;
+    store.set_name(&"another".parse()?, &digests[5])?;
+    let mut batch = store.batch();
+    let (child, parent) = (batch.put(b"child")?, batch.put(b"parent")?);
+    batch.link(&child, &parent);
+    batch.dereference(&digests[6]);
+    batch.commit()?;
+    if large {
+        // Mostly zeros, which an input leaves out.
+        for (number, length) in [(5, 66_000), (6, 40_000), (7, 40_000)] {
+            let mut content = vec![0; length];
+            (content[0], content[length - 1]) = (number, number);
+            store.put(&content)?;
+        }
+    }
+    let killed = directory.bytes(PACK).expect("it is there");
+    store.close()?;
+    Ok([killed, directory.bytes(PACK).expect("it is there")])
 }
 
 /// Blobs of all algorithms, links between them, references, a removal.
