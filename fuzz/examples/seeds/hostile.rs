@@ -182,7 +182,7 @@ impl Pack {
             let (directory, depth) = (get(&self.bytes, at + 280) as usize, get(&self.bytes, at + 288) as u32);
             for index in 0..1 << depth {
                 let entry = get(&self.bytes, directory + 8 * index);
-                put(&mut self.bytes, directory + 8 * index, to / 4096 << 24 | entry & 0xff_ffff);
+                put(&mut self.bytes, directory + 8 * index, ((to / 4096) << 24) | (entry & 0xff_ffff));
             }
         }
     }
