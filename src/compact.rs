@@ -149,6 +149,7 @@ impl Survey {
                 Record::Name(NameRecord { id: Offset::NONE, .. }) => {}
                 Record::Name(name) => {
                     let text = read_name(view.medium().as_ref(), view.marker(), name.id, end)?
+                        .filter(|text| view.tagger().of_name(text.as_str()) == name.tag)
                         .ok_or_else(|| view.damaged(name.id, "a record speaks of a name here, but there is none"))?;
                     survey.counters.names += 1;
                     survey.small_bytes += name_frame_bytes(to_u64(text.as_str().len()));
@@ -475,6 +476,9 @@ fn fill<M: Medium>(
         let digest = read_frame(view.medium().as_ref(), marker, blob.id, old_bytes)?
             .and_then(|frame| frame.digest)
             .ok_or_else(|| view.damaged(blob.id, "a record speaks of a blob frame here, but there is none"))?;
+        if view.tagger().of_blob(&digest) != blob.tag {
+            return Err(view.damaged(blob.id, "the record has the tag of another digest"));
+        }
         if blob.length >= LARGE_BYTES {
             let payload = large_payload(large_end, blob.algorithm);
             large_end = payload + blob.length;

@@ -520,3 +520,161 @@ fn a_forged_chunk_gets_no_more_of_the_disk_than_a_chunk_needs() {
     assert_eq!(all(&store).len(), digests.len() + 1);
     assert!(store.contains(&Digest::of(Algorithm::Sha256, b"another")).unwrap());
 }
+
+/// The tool on a real file: what is damaged is named with who links to it, and what can be had is brought back.
+#[cfg(feature = "cli")]
+#[test]
+fn the_tool_names_what_rots_and_what_it_takes_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blobs.pack");
+    let store = Store::options().open(&path).unwrap();
+    let layer = store.put(&content(1, 1000)).unwrap().digest;
+    let manifest = store.put(b"the manifest").unwrap().digest;
+    store.link(&layer, &manifest).unwrap();
+    store.close().unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let blob = of_kind(&sound, Kind::Blob)[0].offset.0 as usize;
+    let commit = of_kind(&sound, Kind::Commit)[0].offset.0 as usize;
+    let run = |arguments: &[&str]| {
+        let tool = std::process::Command::new(env!("CARGO_BIN_EXE_blobpack"))
+            .arg(arguments[0])
+            .args(&arguments[1..])
+            .output()
+            .unwrap();
+        let said = [tool.stdout, tool.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        (tool.status.code().unwrap(), said)
+    };
+    let pack = path.to_str().unwrap();
+    let (layer, manifest) = (layer.to_string(), manifest.to_string());
+    let rot = |byte: usize| {
+        let mut bytes = sound.clone();
+        flip(&mut bytes, byte * 8 + 3);
+        std::fs::write(&path, bytes).unwrap();
+    };
+
+    rot(blob + 64 + 500);
+    let verbs: [&[&str]; 4] =
+        [&["get", pack, &layer], &["verify", pack], &["compact", pack], &["verify", "--repair", pack]];
+    for verb in verbs {
+        let (code, said) = run(verb);
+        assert!(code == 4 && said.contains(&layer), "{verb:?}: {code} {said}");
+        assert_eq!(said.contains(&format!("linked to by {manifest}")), verb[0] == "verify", "{verb:?}: {said}");
+    }
+    assert_eq!(run(&["get", pack, &manifest]).0, 0);
+
+    // The header of a frame: record and bytes tell what it said.
+    for verb in [&["rebuild", pack][..], &["verify", "--repair", pack]] {
+        rot(blob + 40);
+        let (code, said) = run(&["verify", pack]);
+        assert!(code == 4 && said.contains(&layer), "{said}");
+        let (code, said) = run(verb);
+        assert!(code == 0 && said.contains(&format!("restored the header of {layer}")), "{verb:?}: {said}");
+        assert_eq!(run(&["verify", pack]).0, 0);
+        assert!(std::fs::read(&path).unwrap()[blob..blob + 64] == sound[blob..blob + 64]);
+    }
+
+    // A commit that a checkpoint has made superfluous: the log can't be read any more, but the index has it all.
+    rot(commit + 70);
+    assert_eq!((run(&["verify", pack]).0, run(&["rebuild", pack]).0), (4, 4));
+    let (code, said) = run(&["verify", "--repair", pack]);
+    assert!(code == 0 && said.contains("made a new log from the index"), "{said}");
+    for digest in [&layer, &manifest] {
+        assert_eq!(run(&["get", pack, digest]).0, 0);
+    }
+}
+
+/// A file system in a file, whose end is cut off while it is mounted: what lies there can't be read.
+#[cfg(feature = "cli")]
+struct BadDisk {
+    directory: tempfile::TempDir,
+    device: Option<String>,
+}
+
+#[cfg(feature = "cli")]
+impl BadDisk {
+    fn call(command: &str, arguments: &[&str]) -> Option<String> {
+        let done = std::process::Command::new(command).args(arguments).output().ok()?;
+        done.status.success().then(|| String::from_utf8_lossy(&done.stdout).trim().to_owned())
+    }
+
+    fn image(&self) -> std::path::PathBuf {
+        self.directory.path().join("image")
+    }
+
+    fn mounted(&self) -> std::path::PathBuf {
+        self.directory.path().join("mounted")
+    }
+
+    /// `None` without root or without loop devices.
+    fn new(bytes: u64) -> Option<BadDisk> {
+        let mut disk = BadDisk { directory: tempfile::tempdir().unwrap(), device: None };
+        std::fs::create_dir(disk.mounted()).unwrap();
+        std::fs::File::create(disk.image()).unwrap().set_len(bytes).unwrap();
+        let image = disk.image();
+        BadDisk::call("mkfs.ext4", &["-q", "-O", "^has_journal", image.to_str()?])?;
+        disk.device = Some(BadDisk::call("losetup", &["--find", "--show", image.to_str()?])?);
+        disk.mount()?;
+        Some(disk)
+    }
+
+    fn mount(&self) -> Option<()> {
+        BadDisk::call("mount", &[self.device.as_ref()?, self.mounted().to_str()?]).map(drop)
+    }
+
+    /// Nothing from `needle` on can be read any more.
+    fn cut_at(&self, needle: &[u8]) {
+        BadDisk::call("umount", &[self.mounted().to_str().unwrap()]).unwrap();
+        let bytes = std::fs::read(self.image()).unwrap();
+        let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap() as u64;
+        std::fs::OpenOptions::new().write(true).open(self.image()).unwrap().set_len(at & !4095).unwrap();
+        self.mount().unwrap();
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Drop for BadDisk {
+    fn drop(&mut self) {
+        BadDisk::call("umount", &[self.mounted().to_str().unwrap()]);
+        if let Some(device) = &self.device {
+            BadDisk::call("losetup", &["-d", device]);
+        }
+    }
+}
+
+/// The same on a real disk, where a load through the map would be a signal.
+#[cfg(feature = "cli")]
+#[test]
+fn the_tool_survives_a_disk_that_goes_bad() {
+    let Some(disk) = BadDisk::new(48 << 20) else {
+        println!("skipped: needs root, losetup and mkfs.ext4");
+        return;
+    };
+    let path = disk.mounted().join("blobs.pack");
+    let store = Store::options().open(&path).unwrap();
+    let manifest = store.put(b"the manifest").unwrap().digest.to_string();
+    let bytes = content(1, 8 << 20);
+    let layer = store.put(&bytes).unwrap().digest;
+    store.link(&layer, &manifest.parse().unwrap()).unwrap();
+    store.close().unwrap();
+    disk.cut_at(&bytes[4 << 20..][..64]);
+    let layer = layer.to_string();
+    let run = |arguments: &[&str]| {
+        let mut tool = std::process::Command::new(env!("CARGO_BIN_EXE_blobpack"));
+        let done = tool.arg(arguments[0]).arg(&path).args(&arguments[1..]).output().unwrap();
+        let said = [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        (done.status.code().unwrap_or_else(|| panic!("{arguments:?}: {:?}", done.status)), said)
+    };
+    let told = |said: &str| said.contains("Input/output error");
+    let (code, said) = run(&["verify"]);
+    assert!(code == 4 && told(&said) && said.contains(&layer), "{said}");
+    assert!(said.contains(&format!("linked to by {manifest}")), "{said}");
+    for verb in [&["get", &layer][..], &["compact"]] {
+        let (code, said) = run(verb);
+        assert!(code == 1 && told(&said), "{verb:?}: {code} {said}");
+    }
+    assert_eq!(run(&["get", &manifest]), (0, "the manifest".into()));
+    assert_eq!(run(&["inspect"]).0, 0);
+    assert_eq!(run(&["rebuild"]).0, 0);
+    let (code, said) = run(&["verify", "--repair"]);
+    assert!(code == 4 && told(&said), "{said}");
+}
