@@ -47,6 +47,15 @@
 //!
 //! * A wrong index gives a miss or an error, never wrong bytes
 //!   (`layout::every_flipped_byte_of_the_index_and_the_heads_gives_an_error_or_a_layout_that_adds_up`).
+//! * Whatever bit is flipped: all that is stored is there, or a named error, and a verification names it too
+//!   (`rot::a_flipped_bit_of_a_closed_store_gives_right_data_or_a_named_error`). Of a pack whose writer was killed the
+//!   newest commit may be gone, which recovery reports
+//!   (`rot::a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit`).
+//! * A repair brings back all that can be; what can't be is named, with the blobs that link to it
+//!   (`rot::what_a_flipped_bit_leaves_is_brought_back`, `rot::the_tool_names_what_rots_and_what_it_takes_with_it`).
+//! * A sector that can't be read is a named error from a verification, a rebuild, a compaction, an inspection, and
+//!   [`Blob::verify`](crate::Blob::verify) (`rot::an_unreadable_sector_is_a_named_error`,
+//!   `rot::the_tool_survives_a_disk_that_goes_bad`). Other reads go through the map, where it is a signal.
 //! * A torn end of the log is cut off and reported; damage before it is an error, never a silent cut
 //!   (`rot::a_damaged_newest_commit_is_dropped_with_a_word`,
 //!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`).
@@ -64,6 +73,9 @@
 //!
 //! * Any bytes may be opened: the worst is a named error, soon and in little memory
 //!   (`bad_input::a_mutated_pack_is_never_a_panic`, `fuzz_corpus::any_bytes_as_a_pack_are_at_worst_an_error`).
+//! * A file claims what it likes: opening it takes disk and memory by what is there
+//!   (`rot::a_forged_run_gets_no_more_of_the_disk_than_the_pack_has`,
+//!   `fuzz_corpus::a_sparse_file_as_long_as_can_be_costs_neither_time_nor_memory_nor_disk`).
 //! * What is sealed with valid checksums and contradicts itself is found
 //!   (`bad_input::what_is_sealed_in_a_sound_pack_is_found`).
 //! * Nothing in a payload can pass for a frame, and digests that were ground to look alike fill no bucket
