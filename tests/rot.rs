@@ -465,6 +465,42 @@ fn a_flipped_generation_is_damage_to_the_writer_too() {
     assert!(damaged > 20);
 }
 
+/// A record whose tag had rotted was not found, so its blob was stored once more.
+#[test]
+fn a_blob_whose_record_has_rotted_is_not_stored_twice() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let digests: Vec<_> = (0..12).map(|seed| store.put(&content(seed, 100)).unwrap().digest).collect();
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let mut refused = 0;
+    for (segment, _) in index(&bytes).into_iter().filter(|(at, _)| *at != newest(&bytes).directory.get()) {
+        for slot in 1..=4 {
+            let at = segment as usize + 64 * slot;
+            if bytes[at..at + 8] == [0; 8] {
+                continue;
+            }
+            let mut bytes = bytes.clone();
+            flip(&mut bytes, at * 8 + 17);
+            let directory = inserted(bytes, FILE_BYTES_MAX);
+            let store = open_simulated(&directory, &small(), How::Open).unwrap();
+            for seed in 0..12 {
+                match store.put(&content(seed, 100)) {
+                    Ok(blob) => assert_eq!(blob.ref_count, 2),
+                    Err(error) => {
+                        assert!(error.is_damage() || matches!(error, blobpack::Error::Poisoned { .. }), "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+            drop(store);
+            let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
+            assert_eq!(all(&store).len(), digests.len());
+            assert!(store.verify().unwrap().damage.is_empty());
+        }
+    }
+    assert!(refused >= digests.len());
+}
+
 /// A store that looks for a free region gave a forged run all of the disk that it asked for.
 #[test]
 fn a_forged_run_gets_no_more_of_the_disk_than_the_pack_has() {
