@@ -18,7 +18,9 @@
 //!
 //! With [`Durability::Process`] step 3 is left to the next checkpoint.
 //!
-//! A failure in 2, 3 or 4 poisons the writer (R3): nothing more is written or acknowledged; reads go on.
+//! A failure in 2, 3 or 4, or in a checkpoint, poisons the writer (R3): nothing more is written or acknowledged. Reads
+//! go on, from an index in memory that is made of the last checkpoint and the log: that in the file may be changed by
+//! half, and after a failed sync the system may drop what it had of it.
 //!
 //! # The first name
 //!
@@ -55,6 +57,7 @@ use crate::medium::Medium;
 use crate::name::Name;
 use crate::record::CountersNow;
 use crate::record::{BlobRecord, Key, LinkRecord, NameRecord, Neighbour, Record};
+use crate::recovery;
 use crate::source::Source;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
@@ -407,8 +410,19 @@ impl<M: Medium> Writer<M> {
 
     /// Nothing more is written through this handle (rule R3).
     pub fn poison(&self, error: &Error) {
+        self.fail(&lock(&self.applied), error);
+    }
+
+    /// The same. All up to the tail in `applied` is durable, or was visible before.
+    fn fail(&self, applied: &Applied, error: &Error) {
         // The first failure is the cause; later ones follow from it.
-        let _ = self.poison.set(error.to_string());
+        if self.poison.set(error.to_string()).is_err() {
+            return;
+        }
+        // Where even the log can't be read, the index in the file is still the better one.
+        if let Ok(view) = recovery::view_of_log(&self.medium, applied.tail.at) {
+            self.source.fall_back_to(view);
+        }
     }
 
     /// Works out which regions are free, once.
@@ -653,9 +667,17 @@ impl<M: Medium> Writer<M> {
                 .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
         }
         let mut applied = lock(&self.applied);
+        // A checkpoint may have failed meanwhile: readers have an index without these batches.
+        self.check()?;
         for pending in group {
-            // Before anybody else sees the index that it leaves.
-            self.apply(&mut applied, pending).inspect_err(|error| self.poison(error))?;
+            if let Err(error) = self.apply(&mut applied, pending) {
+                // All of them are durable. Before anybody else sees the index that this one leaves:
+                if let Some(last) = group.last() {
+                    (applied.tail, applied.counters) = (last.tail, last.outcome.counters);
+                }
+                self.fail(&applied, &error);
+                return Err(error);
+            }
         }
         if let (Some(last), true) = (group.last(), durable) {
             self.medium

@@ -522,7 +522,7 @@ fn fill<M: Medium>(
 
     // Blobs and names keep their tags, so they come in order; links have new ones, as they are made of ids.
     links.sort_unstable_by_key(|link| std::cmp::Reverse(link.tag()));
-    let born = getrandom::u64().unwrap_or(marker);
+    let born = recovery::random(medium.as_ref())?;
     let mut builder = Builder::new(medium.as_ref(), &mut space, slots, depth, born)?;
     for_all_records(view, |record| {
         if let Record::Blob(_) | Record::Name(_) = record {

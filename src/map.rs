@@ -54,27 +54,32 @@ impl Map {
         if !head.is_empty() {
             merge(words.next()?, skip, head);
         }
-        let mut whole = rest.chunks_exact(8);
-        for (chunk, word) in (&mut whole).zip(&mut words) {
-            let chunk = chunk.try_into().expect("a chunk of 8 has 8 bytes");
-            word.store(u64::from_ne_bytes(chunk), Ordering::Release);
+        let (whole, tail) = rest.as_chunks();
+        for (eight, word) in whole.iter().zip(&mut words) {
+            word.store(u64::from_ne_bytes(*eight), Ordering::Release);
         }
-        if !whole.remainder().is_empty() {
-            merge(words.next()?, 0, whole.remainder());
+        if !tail.is_empty() {
+            merge(words.next()?, 0, tail);
         }
         Some(())
     }
 
     /// Reads bytes as atomic words: for ranges that may be changing. `None` beyond the map.
     pub fn read_bytes(&self, offset: Offset, buffer: &mut [u8]) -> Option<()> {
-        let (words, mut skip) = self.words_around(offset, to_u64(buffer.len()))?;
-        let mut rest = buffer;
-        for word in words {
-            let bytes = word.load(Ordering::Acquire).to_ne_bytes();
-            let count = rest.len().min(8 - skip);
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(&bytes[skip..skip + count]);
-            (rest, skip) = (later, 0);
+        let (words, skip) = self.words_around(offset, to_u64(buffer.len()))?;
+        let count = buffer.len().min((8 - skip) % 8);
+        let (head, rest) = buffer.split_at_mut(count);
+        let mut words = words.iter();
+        if !head.is_empty() {
+            let bytes = words.next()?.load(Ordering::Acquire).to_ne_bytes();
+            head.copy_from_slice(&bytes[skip..skip + count]);
+        }
+        let (whole, tail) = rest.as_chunks_mut();
+        for (eight, word) in whole.iter_mut().zip(&mut words) {
+            *eight = word.load(Ordering::Acquire).to_ne_bytes();
+        }
+        if !tail.is_empty() {
+            tail.copy_from_slice(&words.next()?.load(Ordering::Acquire).to_ne_bytes()[..tail.len()]);
         }
         Some(())
     }

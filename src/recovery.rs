@@ -45,6 +45,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// A chunk of the log has no more room than this behind the first commit that it was made for. What claims to have more
 /// is forged.
 const CHUNK_REST_MAX: u64 = 2 << 20;
+/// What follows the log's end is looked through in pieces of this size: mostly nothing does.
+const LOOK_BYTES: u64 = 4 << 10;
 /// How often a reader looks again while a writer is starting.
 const ATTACH_ATTEMPTS: u32 = 50_000;
 
@@ -113,7 +115,8 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     space.skip_to(file_bytes);
     let view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let clean = scan.groups.is_empty() && !scan.residue && scan.report == Recovery::default();
-    let mut table = Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random()?);
+    let mut table =
+        Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random(medium.as_ref())?);
     let mut tail = scan.tail;
     let mut view = view;
     make_private(medium.as_ref(), &tail, file_bytes)?;
@@ -187,7 +190,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     space.forget();
     let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let (sequence, slots) = (before.sequence.get(), before.slots.get());
-    let mut table = Table::create(medium.as_ref(), &mut space, slots, sequence, random()?)?;
+    let mut table = Table::create(medium.as_ref(), &mut space, slots, sequence, random(medium.as_ref())?)?;
     let history = log::history(medium.as_ref(), view.marker(), &scan.tail, file_bytes)?;
     // A compaction of a pack that holds nothing leaves no commit that says how many there were.
     let mut counters = CountersNow { commits: before.counters.commits.get(), ..CountersNow::default() };
@@ -235,7 +238,9 @@ pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
         // The superblocks above may be from before a writer that came and went: its checkpoints gave the regions that
         // they name to others. These are of the writer that the notice tells of, or of a later one that will change it.
         let superblocks = Superblocks::read(medium.as_ref())?;
-        match recover_in_memory(view, &superblocks) {
+        let recovered = Scan::run(view.medium().as_ref(), &superblocks, false)
+            .and_then(|scan| recover_in_memory(view, &superblocks, &scan.groups));
+        match recovered {
             Ok(view) if view.file_word(live::NOTICE).unwrap_or(0) == notice => return Ok((view, superblocks.identity)),
             Ok(_) => {}
             // A writer that comes at this moment changes what is read; its notice comes a little later.
@@ -246,10 +251,25 @@ pub fn attach<M: Medium>(medium: Arc<M>) -> Result<(View<M>, Identity)> {
     Err(Error::Busy { path: medium.path().into() })
 }
 
-fn recover_in_memory<M: Medium>(view: View<M>, superblocks: &Superblocks) -> Result<View<M>> {
+/// A view of what the log holds up to `end`, after the writer failed: the index in the file is not looked at, but for
+/// the last checkpoint's.
+pub fn view_of_log<M: Medium>(medium: &Arc<M>, end: Offset) -> Result<View<M>> {
+    let superblocks = Superblocks::read(medium.as_ref())?;
+    let view = View::new(medium.clone(), &superblocks.identity, superblocks.newest.slots.get())?;
+    // What is behind `end` may be torn, or not durable.
+    let scan = Scan::run(medium.as_ref(), &superblocks, true)?;
+    let count = scan.groups.iter().take_while(|group| group.tail.at <= end).count();
+    let groups = &scan.groups[..count];
+    let reached = groups.last().map_or(scan.from.at, |group| group.tail.at);
+    if reached != end {
+        return Err(Error::damaged(medium.path(), reached.0, "the log ends before what was acknowledged"));
+    }
+    recover_in_memory(view, &superblocks, groups)
+}
+
+fn recover_in_memory<M: Medium>(view: View<M>, superblocks: &Superblocks, groups: &[Group]) -> Result<View<M>> {
     let medium = view.medium().clone();
-    let scan = Scan::run(medium.as_ref(), superblocks, false)?;
-    let images = scan.groups.iter().map(|group| group.images).sum();
+    let images = groups.iter().map(|group| group.images).sum();
     let live = live_of(superblocks);
     let (memory, start) = overlay(medium.as_ref(), superblocks, images, live.depth)?;
     let inner = Arc::new(Overlay::new(medium, memory.clone(), start));
@@ -258,8 +278,9 @@ fn recover_in_memory<M: Medium>(view: View<M>, superblocks: &Superblocks) -> Res
     let mut space = Space::new(&superblocks.newest, u64::MAX);
     space.skip_to(start.0 + PAGE_BYTES);
     space.forget();
-    let mut table = Table::new(superblocks.newest.slots.get(), live, superblocks.newest.sequence.get(), random()?);
-    for group in &scan.groups {
+    let mut table =
+        Table::new(superblocks.newest.slots.get(), live, superblocks.newest.sequence.get(), random(inner.as_ref())?);
+    for group in groups {
         inner_view = apply_group(inner_view, &mut table, &mut space, group)?;
     }
     table.publish(&inner_view)?;
@@ -282,7 +303,7 @@ pub fn rebuild_in_memory<M: Medium>(medium: &Arc<M>, superblocks: &Superblocks, 
     let mut view = view.with_overlay(memory.clone(), start, start);
     let mut space = Space::empty(marker, slots, u64::MAX);
     space.skip_to(start.0 + PAGE_BYTES);
-    let mut table = Table::create(inner.as_ref(), &mut space, slots, 0, random()?)?;
+    let mut table = Table::create(inner.as_ref(), &mut space, slots, 0, random(inner.as_ref())?)?;
     for &at in &history {
         let commit = read_commit(medium.as_ref(), marker, at, file_bytes)?;
         view = apply_commit(view, &mut table, &mut space, &commit)?;
@@ -326,8 +347,11 @@ fn length<M: Medium>(medium: &M) -> Result<u64> {
     medium.length().map_err(|e| Error::io("length", medium.path(), e))
 }
 
-fn random() -> Result<u64> {
-    getrandom::u64().map_err(|e| Error::io("get random bytes", "system".as_ref(), std::io::Error::other(e)))
+/// A number that no other writer's segments have as theirs.
+pub fn random<M: Medium>(medium: &M) -> Result<u64> {
+    let mut bytes = [0; 8];
+    medium.random(&mut bytes).map_err(|e| Error::io("get random bytes", "system".as_ref(), e))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn live_of(superblocks: &Superblocks) -> crate::format::LiveWord {
@@ -625,7 +649,7 @@ impl Scan {
         // What a repair has cut off in place stays where it is; the epoch tells it from what came later.
         found.commits.retain(|commit| commit.detail.epoch.get() >= self.tail.epoch);
         let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0;
-        self.residue |= !is_blank || !found.commits.is_empty();
+        self.residue |= !is_blank || !found.commits.is_empty() || !found.blobs.is_empty();
         self.tell(medium, marker, &found, looks_like_a_frame, file_bytes)
     }
 
@@ -708,7 +732,7 @@ impl Behind {
         let mut targets = Vec::new();
         let mut at = from.align_up(FRAME_ALIGN).0;
         let io = |e| Error::io("look for commits", medium.path(), e);
-        let mut piece = Vec::new();
+        let mut whole = vec![0; to_usize(LOOK_BYTES)];
         let mut budget = 2 * to.saturating_sub(at);
         let mut behind = Offset::NONE;
         while at + 64 <= to {
@@ -717,8 +741,8 @@ impl Behind {
                 Some(data) if data.0 + 64 <= to => at = at.max(data.0 & !(FRAME_ALIGN - 1)),
                 _ => break,
             }
-            piece.resize(to_usize(PIECE_BYTES.min(to - at) & !63), 0);
-            medium.read_at(Offset(at), &mut piece).map_err(io)?;
+            let piece = &mut whole[..to_usize(LOOK_BYTES.min(to - at) & !63)];
+            medium.read_at(Offset(at), piece).map_err(io)?;
             for number in (0..piece.len()).step_by(64) {
                 let here = Offset(at + number as u64);
                 if here < behind || piece[number..number + 8] != marker.to_le_bytes() {

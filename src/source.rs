@@ -82,6 +82,11 @@ impl<M: Medium> Source<M> {
         Ok(view)
     }
 
+    /// Shows readers an index of their own, after that in the file has become unreliable.
+    pub fn fall_back_to(&self, view: View<M>) {
+        self.replace(Arc::new(view));
+    }
+
     fn replace(&self, view: Arc<View<M>>) {
         let before = self.view.swap(view);
         if let Ok(mut old) = self.old.lock() {
@@ -139,6 +144,8 @@ impl<M: Medium> Source<M> {
             let overtaken = self.follows.is_some() && view.is_private() && view.is_overtaken();
             match answer {
                 Ok(answer) if !overtaken => return Ok(answer),
+                // The writer failed just now and has left the index as it was: there is another one to ask.
+                Err(_) if self.follows.is_none() && view.is_private() != self.view.load().is_private() => {}
                 Err(Stop::Failed(error)) if !overtaken => {
                     // What another process has left half made looks like damage, whether it is dead or waits for a
                     // processor.

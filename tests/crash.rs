@@ -7,17 +7,31 @@
     reason = "tests: a failure is a panic, and all sizes are small"
 )]
 
+#[path = "crash/check.rs"]
+mod check;
+#[path = "crash/faults.rs"]
+mod faults;
 #[path = "crash/history.rs"]
 mod history;
+#[path = "crash/medium.rs"]
+mod medium;
 #[path = "crash/model.rs"]
 mod model;
 #[path = "crash/power.rs"]
 mod power;
+#[path = "crash/recovering.rs"]
+mod recovering;
+#[path = "crash/scenarios.rs"]
+mod scenarios;
+#[path = "crash/sequences.rs"]
+mod sequences;
+#[path = "crash/violations.rs"]
+mod violations;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use blobpack::medium::{Action, Fault, Sim, SimDirectory};
+use blobpack::medium::{Action, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Digest, Error, Recovery, Store};
 
@@ -269,77 +283,6 @@ fn a_crash_while_recovering_loses_nothing() {
             power.make(&steps[at]);
         }
     });
-}
-
-/// Lets the `n`th call that can fail do so; `false` if there were not that many.
-fn with_a_failing_call(n: u64, fault: Fault, seed: u64) -> bool {
-    let directory = SimDirectory::new(FILE_BYTES_MAX);
-    let store = create(&directory, &options()).unwrap();
-    let mut generator = Generator::new(seed);
-    let (mut model, mut allowed) = (Model::default(), Vec::new());
-    directory.fail_step(n, fault);
-    let mut poisoned = false;
-    for number in 0..45 {
-        let op = match number {
-            15 | 35 => Op::Checkpoint,
-            25 => Op::Compact,
-            10 => generator.stream(),
-            _ => generator.change(&model),
-        };
-        let before = model.clone();
-        let expected = model.apply(&op);
-        let result = run(&store, &op);
-        let context = format!("{fault:?} in call {n}, operation {number}, {}: {result:?}", kind(&op));
-        if result.is_ok() {
-            assert!(expected && !poisoned, "{context}");
-            continue;
-        }
-        if poisoned {
-            assert!(matches!(result, Err(Error::Poisoned { .. })), "{context}");
-            model = before;
-        } else if expected {
-            if matches!(result, Err(Error::Io { operation: "store into the index", .. })) {
-                // The log has all of the batch, the index a part. What the batch does not touch can be read, and after
-                // reopening all.
-                for (digest, _) in before.blobs.iter().filter(|(digest, entry)| model.blobs.get(digest) == Some(entry))
-                {
-                    assert_eq!(store.get(digest).unwrap().len(), generator.contents[digest].len(), "{context}");
-                }
-                allowed = vec![model.clone()];
-                break;
-            }
-            let seen = Model::of(&store, &generator.contents).unwrap_or_else(|error| panic!("{context}: {error}"));
-            poisoned = store
-                .reference(&Digest::of(blobpack::Algorithm::Sha256, b"absent"))
-                .is_err_and(|error| !error.is_not_found());
-            if seen == model && seen != before {
-                // What is visible is durable, whoever was told.
-                assert!(poisoned, "{context}: refused, and done all the same");
-                allowed = vec![model.clone()];
-            } else {
-                allowed = if poisoned { vec![before.clone(), model] } else { Vec::new() };
-                model = before;
-            }
-        }
-        let seen = Model::of(&store, &generator.contents).unwrap_or_else(|error| panic!("{context}: {error}"));
-        assert!(seen == model, "{context}: {}", differences(&seen, &[model]));
-    }
-    let struck = !directory.clear_fault();
-    drop(store);
-    let allowed = if allowed.is_empty() { vec![model] } else { allowed };
-    survives(&directory, &allowed, &generator.contents, &format!("{fault:?} in call {n}"));
-    struck
-}
-
-#[test]
-fn a_failing_call_is_an_error_that_loses_nothing_and_reads_go_on() {
-    for (fault, every) in [(Fault::Io, 5), (Fault::Full, 9)] {
-        let mut calls = 0;
-        while with_a_failing_call(calls, fault, 41) {
-            calls += every;
-        }
-        assert!(calls > 100, "{calls}");
-    }
 }
 
 #[test]

@@ -170,4 +170,9 @@ pub trait Medium: Send + Sync + Sized + 'static {
 
     /// Waits for a moment: between two attempts of a lookup that met a changing index.
     fn pause(&self);
+
+    /// Random bytes that nobody can guess. Tests put others in their place, so that a run can be had again.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::other)
+    }
 }

@@ -142,4 +142,8 @@ impl<M: Medium> Medium for Overlay<M> {
     fn pause(&self) {
         self.below.pause();
     }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.below.random(bytes)
+    }
 }

@@ -244,7 +244,7 @@ impl OpenOptions {
     /// Makes a pack in a new, unpublished medium and publishes it. `None`: there is something at the path by now.
     #[doc(hidden)]
     pub fn create_in<M: Medium>(&self, medium: M) -> Result<Option<Store<M>>> {
-        let identity = new_identity()?;
+        let identity = new_identity(&medium)?;
         let (view, start) = initialize(&Arc::new(medium), &identity, &self.tuning, self.max_bytes)?;
         let medium = view.medium().clone();
         let io = |what| move |e| Error::io(what, Path::new(""), e);
@@ -290,10 +290,9 @@ fn create_error(path: &Path, error: std::io::Error) -> Error {
     }
 }
 
-fn new_identity() -> Result<Identity> {
+fn new_identity<M: Medium>(medium: &M) -> Result<Identity> {
     let mut random = [0; 16 + 8 + 112];
-    getrandom::fill(&mut random)
-        .map_err(|e| Error::io("get random bytes", Path::new("system"), std::io::Error::other(e)))?;
+    medium.random(&mut random).map_err(|e| Error::io("get random bytes", Path::new("system"), e))?;
     let (mut uuid, mut marker, mut secret) = ([0; 16], [0; 8], [0; 112]);
     uuid.copy_from_slice(&random[..16]);
     marker.copy_from_slice(&random[16..24]);
@@ -336,7 +335,7 @@ pub(crate) fn initialize<M: Medium>(
     let chunk = space.allocate(medium.as_ref(), FIRST_CHUNK_BYTES.min(tuning.chunk_bytes), CHUNK_ALIGN)?;
     let head = tail.begin_chunk(identity.marker.get(), chunk);
     medium.write_at(chunk.offset, &[head.as_bytes()], false).map_err(io("write the first chunk"))?;
-    let born = getrandom::u64().unwrap_or(identity.marker.get());
+    let born = recovery::random(medium.as_ref())?;
     let mut table = Table::create(medium.as_ref(), &mut space, tuning.slots, 0, born)?;
     let frozen = table.freeze(2);
     let mut fresh = space.freeze();

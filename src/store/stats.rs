@@ -52,6 +52,8 @@ impl<M: Medium> Store<M> {
                 (writer.totals().0, segments, source.view().live().depth)
             }
             Err(_) => {
+                // The log is ahead of an index that a dead writer has left.
+                source.leave_dead_writer(&source.view())?;
                 let view = source.current()?;
                 let (counters, segments) = crate::recovery::look(&view)?;
                 (counters, segments, view.live().depth)

@@ -31,7 +31,7 @@ impl Random {
 pub type Contents = BTreeMap<Digest, Arc<Vec<u8>>>;
 
 /// One blob as a caller can see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub bytes: u64,
     /// References that callers hold.
@@ -41,7 +41,7 @@ pub struct Entry {
 }
 
 /// All that a store holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Model {
     pub blobs: BTreeMap<Digest, Entry>,
     pub names: BTreeMap<Name, Digest>,

@@ -15,6 +15,8 @@ pub(super) struct SimFile {
     map: Arc<Map>,
     length: AtomicU64,
     pages: Mutex<BTreeSet<u64>>,
+    /// Those of them that were written or stored to.
+    written: Mutex<BTreeSet<u64>>,
     locked: AtomicBool,
     /// Where the disk has gone bad: from, to.
     unreadable: [AtomicU64; 2],
@@ -28,6 +30,7 @@ impl SimFile {
             map: Map::memory(bytes_max),
             length: AtomicU64::new(0),
             pages: Mutex::default(),
+            written: Mutex::default(),
             locked: AtomicBool::new(false),
             unreadable: [AtomicU64::new(0), AtomicU64::new(0)],
             ready: AtomicBool::new(false),
@@ -75,13 +78,21 @@ impl SimFile {
         (all.end - all.start - present) * PAGE_BYTES
     }
 
+    /// The first position from `offset` on that is in a page that was written to.
+    pub(super) fn data_after(&self, offset: Offset) -> Option<Offset> {
+        let page = self.written().range(offset.0 / PAGE_BYTES..).next().copied()?;
+        Some(Offset(offset.0.max(page * PAGE_BYTES))).filter(|at| at.0 < self.length())
+    }
+
     pub(super) fn write(&self, offset: Offset, bytes: &[u8]) {
         self.map.write_bytes(offset, bytes).expect("there is room: it was checked, or recorded when there was");
+        self.written().extend(touched(offset, to_u64(bytes.len())));
         self.allocate(offset, to_u64(bytes.len()));
     }
 
     pub(super) fn store(&self, offset: Offset, words: &[u64]) {
         self.map.store_words(offset, words).expect("the range was checked, or recorded when it was inside the file");
+        self.written().extend(touched(offset, to_u64(size_of_val(words))));
     }
 
     pub(super) fn allocate(&self, offset: Offset, length: u64) {
@@ -94,12 +105,16 @@ impl SimFile {
     /// Zeros all of the range that is inside the file, and gives back the pages that lie inside it whole.
     pub(super) fn punch(&self, offset: Offset, length: u64) {
         let end = offset.0.saturating_add(length).min(self.length());
-        let zeros = vec![0; to_usize(end.saturating_sub(offset.0))];
-        if !zeros.is_empty() {
-            self.map.write_bytes(offset, &zeros).expect("the file is no longer than the map");
+        // What was not written is zeros already.
+        let inside: Vec<u64> = self.written().range(touched(offset, end.saturating_sub(offset.0))).copied().collect();
+        for page in inside {
+            let from = offset.0.max(page * PAGE_BYTES);
+            let zeros = &[0; to_usize(PAGE_BYTES)][..to_usize(end.min((page + 1) * PAGE_BYTES) - from)];
+            self.map.write_bytes(Offset(from), zeros).expect("the file is no longer than the map");
         }
         let whole = offset.0.div_ceil(PAGE_BYTES)..offset.0.saturating_add(length) / PAGE_BYTES;
         self.pages().retain(|page| !whole.contains(page));
+        self.written().retain(|page| !whole.contains(page));
     }
 
     /// Takes the writer's lock; `false` if it is taken.
@@ -127,6 +142,10 @@ impl SimFile {
 
     fn pages(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -140,7 +140,7 @@ impl Medium for Sim {
     }
 
     fn data_after(&self, offset: Offset) -> io::Result<Option<Offset>> {
-        Ok((offset.0 < self.file.length()).then_some(offset))
+        Ok(self.file.data_after(offset))
     }
 
     fn reopen(&self, write: bool) -> io::Result<Sim> {
