@@ -22,7 +22,9 @@
 //!   sectors reach the disk (`crash::a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps`).
 //! * The same where the power fails after a process was killed and another one went on
 //!   (`crash::a_power_cut_after_a_kill_keeps_what_the_next_process_acknowledged`).
-//! * The same while a store recovers (`crash::a_crash_while_recovering_loses_nothing`).
+//! * The same for every sequence of three operations (`crash::any_three_operations_survive_every_power_cut`).
+//! * The same while a store recovers (`crash::a_crash_while_recovering_loses_nothing`), and while it recovers from that
+//!   (`crash::power_cuts_in_recoveries_three_deep_lose_nothing`).
 //! * With [`Process`](crate::Durability::Process): the last checkpoint is there, and of what came after it
 //!   a beginning; what a kill leaves is whole (`api::process_durability_survives_the_handle`).
 //!
@@ -41,7 +43,7 @@
 //! # A failing disk
 //!
 //! * After a write or sync that failed a handle acknowledges nothing more; reads go on; reopening finds what was
-//!   acknowledged (`crash::a_failing_call_is_an_error_that_loses_nothing_and_reads_go_on`).
+//!   acknowledged (`crash::after_any_failing_call_nothing_acknowledged_is_lost_and_reads_go_on`).
 //!
 //! # Bit rot
 //!
