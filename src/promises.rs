@@ -26,7 +26,8 @@
 //! * The same while a store recovers (`crash::a_crash_while_recovering_loses_nothing`), and while it recovers from that
 //!   (`crash::power_cuts_in_recoveries_three_deep_lose_nothing`).
 //! * With [`Process`](crate::Durability::Process): the last checkpoint is there, and of what came after it
-//!   a beginning; what a kill leaves is whole (`api::process_durability_survives_the_handle`).
+//!   a beginning; what a kill leaves is whole
+//!   (`crash::without_syncs_a_power_cut_leaves_the_last_checkpoint_and_a_prefix_and_a_kill_all`).
 //!
 //! # A full disk
 //!

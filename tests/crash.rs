@@ -9,6 +9,8 @@
 
 #[path = "crash/check.rs"]
 mod check;
+#[path = "crash/decide.rs"]
+mod decide;
 #[path = "crash/faults.rs"]
 mod faults;
 #[path = "crash/history.rs"]

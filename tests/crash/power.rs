@@ -14,6 +14,8 @@ use std::sync::Arc;
 use blobpack::format::Offset;
 use blobpack::medium::{Action, SimDirectory, Step};
 
+use crate::decide::{Decider, Exhaustive};
+pub use crate::decide::{MOODS, Mood};
 use crate::history::FILE_BYTES_MAX;
 use crate::model::Random;
 
@@ -187,78 +189,6 @@ impl File {
         let places = if decide.random.below(2) == 0 { &self.placed } else { &self.synced_places };
         let places = places.range(..length.div_ceil(PAGE)).copied().collect();
         FileImage { sectors, places, length }
-    }
-}
-
-/// How much of what was not synced a drawn image keeps.
-#[derive(Clone, Copy, Debug)]
-pub enum Mood {
-    Old,
-    New,
-    Any,
-    MostlyOld,
-    MostlyNew,
-}
-
-pub const MOODS: [Mood; 5] = [Mood::Old, Mood::MostlyOld, Mood::Any, Mood::MostlyNew, Mood::New];
-
-/// Which decisions go through all their possibilities, and which are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exhaustive {
-    All,
-    /// Those about what the last step changed.
-    OfLastStep,
-    None,
-}
-
-/// Decides what an image holds; goes through all possibilities, like the wheels of a counter, or draws.
-struct Decider<'r> {
-    random: &'r mut Random,
-    mood: Mood,
-    exhaustive: Exhaustive,
-    /// What was chosen, and of how many.
-    wheels: Vec<(usize, usize)>,
-    at: usize,
-}
-
-impl<'r> Decider<'r> {
-    fn new(random: &'r mut Random, exhaustive: Exhaustive) -> Decider<'r> {
-        Decider { random, mood: Mood::Any, exhaustive, wheels: Vec::new(), at: 0 }
-    }
-
-    /// Chooses a number below `count`: 0 is the oldest.
-    fn one_of(&mut self, count: usize, of_last_step: bool) -> usize {
-        let last = count - 1;
-        if last == 0 {
-            return 0;
-        }
-        if self.exhaustive == Exhaustive::All || self.exhaustive == Exhaustive::OfLastStep && of_last_step {
-            if self.at == self.wheels.len() {
-                self.wheels.push((0, count));
-            }
-            self.at += 1;
-            return self.wheels[self.at - 1].0;
-        }
-        let seldom = self.random.below(8) == 0;
-        match self.mood {
-            Mood::Old => 0,
-            Mood::New => last,
-            Mood::MostlyOld if !seldom => 0,
-            Mood::MostlyNew if !seldom => last,
-            Mood::Any | Mood::MostlyOld | Mood::MostlyNew => self.random.below(count),
-        }
-    }
-
-    /// Turns the wheels by one; `false` once all positions were had.
-    fn turn(&mut self) -> bool {
-        self.at = 0;
-        while let Some((chosen, count)) = self.wheels.pop() {
-            if chosen + 1 < count {
-                self.wheels.push((chosen + 1, count));
-                return true;
-            }
-        }
-        false
     }
 }
 
