@@ -648,8 +648,10 @@ impl Scan {
         }
         // What a repair has cut off in place stays where it is; the epoch tells it from what came later.
         found.commits.retain(|commit| commit.detail.epoch.get() >= self.tail.epoch);
-        let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0;
-        self.residue |= !is_blank || !found.commits.is_empty() || !found.blobs.is_empty();
+        // A torn write may have lost its first sector, and have the next ones.
+        let has_frames = !found.commits.is_empty() || !found.blobs.is_empty();
+        let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0 || has_frames;
+        self.residue |= !is_blank || has_frames;
         self.tell(medium, marker, &found, looks_like_a_frame, file_bytes)
     }
 

@@ -356,6 +356,29 @@ fn a_damaged_newest_commit_is_dropped_with_a_word() {
     }
 }
 
+/// Of a torn commit whose first sector was lost the blobs behind it were told of at every opening.
+#[test]
+fn a_torn_commit_without_its_first_sector_is_reported_once() {
+    let mut bytes = killed(|store| {
+        store.put(b"first").unwrap();
+        let mut batch = store.batch();
+        for seed in 0..3 {
+            batch.put(&content(seed, 1000)).unwrap();
+        }
+        batch.commit().unwrap();
+    });
+    let commits = of_kind(&bytes, Kind::Commit);
+    let (tail, torn) = (commits[0].end().0 as usize, commits[1].offset.0 as usize);
+    bytes[tail..tail + 64].fill(0);
+    bytes[torn..torn + 512].fill(0);
+    let directory = inserted(bytes, FILE_BYTES_MAX);
+    let store = open_simulated(&directory, &small(), How::Open).unwrap();
+    let recovery = store.recovery();
+    assert_eq!((recovery.dropped_commits, recovery.dropped_blobs.len(), all(&store).len()), (1, 2, 1));
+    drop(store);
+    assert_eq!(open_simulated(&directory, &small(), How::Open).unwrap().recovery(), Recovery::default());
+}
+
 /// One bit in the version of one copy of the identity, and the pack was said to be of a later version.
 #[test]
 fn a_version_that_only_one_copy_claims_does_not_count() {
