@@ -389,3 +389,26 @@ fn a_reader_without_a_writer_follows_the_next_ones() {
         assert_eq!(Model::of(&reader, &generator.contents).unwrap(), model);
     }
 }
+
+/// A power cut may keep a blob of the newest commit and lose the frame before it. The next recovery reported that blob,
+/// and left the log where it was, so that each later one reported it again.
+#[test]
+fn a_blob_behind_a_tail_that_is_blank_is_reported_once() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"the first").unwrap();
+    store.close().unwrap();
+    let mut bytes = directory.bytes(NAME).unwrap();
+    let store = open(&directory, &options()).unwrap();
+    let mut batch = store.batch();
+    batch.put(&[1; 600]).unwrap();
+    let kept = batch.put(&[2; 600]).unwrap();
+    batch.commit().unwrap();
+    let after = directory.bytes(NAME).unwrap();
+    let payload = after.windows(600).position(|window| window == [2; 600]).unwrap();
+    bytes[payload - 64..payload + 600].copy_from_slice(&after[payload - 64..payload + 600]);
+    let cut = SimDirectory::new(FILE_BYTES_MAX);
+    cut.insert(NAME, bytes);
+    assert_eq!(open(&cut, &options()).unwrap().recovery().dropped_blobs, [kept]);
+    assert_eq!(open(&cut, &options()).unwrap().recovery(), Recovery::default());
+}
