@@ -63,6 +63,8 @@ use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 
+mod removal;
+
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -88,6 +90,8 @@ pub struct Tuning {
     pub checkpoint_bytes: u64,
     /// Segments kept free for dereferences on a full disk.
     pub reserve_segments: u64,
+    /// A removal of about so many records and more goes in parts of this size.
+    pub removal_images: usize,
 }
 
 /// So many dereferences of blobs that link to nothing work when the disk is full.
@@ -114,6 +118,7 @@ impl Default for Tuning {
             checkpoint_images: 1_000_000,
             checkpoint_bytes: 256 << 20,
             reserve_segments: RESERVED_DEREFERENCES,
+            removal_images: 1 << 16,
         }
     }
 }
@@ -450,25 +455,31 @@ impl<M: Medium> Writer<M> {
 
     /// Does all operations, or none; returns when they are as durable as the settings say. `None`: this pack was
     /// replaced by a compaction, and the operations come back to be done there.
-    pub fn commit(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
+    pub fn commit(&self, mut operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
         self.check()?;
         self.learn()?;
         if operations.sets_names() {
             self.announce_names()?;
         }
-        let (ticket, done) = {
+        let decided = {
             let mut state = lock(&self.state);
             if state.moved {
                 return Ok(Err(operations));
             }
-            self.decide(&mut state, operations)?
+            self.decide(&mut state, &mut operations)?
         };
-        self.wait_for(ticket)?;
+        let done = match decided {
+            Some((ticket, done)) => {
+                self.wait_for(ticket)?;
+                Ok(done)
+            }
+            None => self.remove_in_parts(operations)?,
+        };
         if self.is_checkpoint_due() {
             // The batch is durable whatever comes of this. What goes wrong poisons the writer: the next batch is told.
             let _ = self.checkpoint();
         }
-        Ok(Ok(done))
+        Ok(done)
     }
 
     /// Sees to it that both superblocks say that there may be names.
@@ -488,11 +499,12 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    fn decide(&self, state: &mut State, mut operations: Operations) -> Result<(u64, Vec<Done>)> {
+    /// `None`: the one operation removes so much that it has to be done in parts.
+    fn decide(&self, state: &mut State, operations: &mut Operations) -> Result<Option<(u64, Vec<Done>)>> {
         state.in_flight.map();
         let removals_only = operations.only_gives_up();
         let mut plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
-        let result = self.plan(state, &mut operations, &mut plan, removals_only);
+        let result = self.plan(state, operations, &mut plan, removals_only);
         // Nothing came of it: what was allocated for it is given back.
         let mut space = lock(&self.space);
         while let Some(chunk) = plan.chunks.pop() {
@@ -508,7 +520,7 @@ impl<M: Medium> Writer<M> {
         operations: &mut Operations,
         plan: &mut Plan,
         removals_only: bool,
-    ) -> Result<(u64, Vec<Done>)> {
+    ) -> Result<Option<(u64, Vec<Done>)>> {
         let reserve = if removals_only { 0 } else { RESERVED_LOG_BYTES };
         let smalls = operations.arena.len() as u64;
         if smalls > 0 {
@@ -519,6 +531,9 @@ impl<M: Medium> Writer<M> {
         let mut changes = Changes::new(&current, state.counters);
         let mut decided = Decided { done: Vec::new(), frames: Vec::new(), published: Vec::new() };
         let single = operations.list.len() == 1;
+        if single && removals_only {
+            changes.cut_after(self.settings.tuning.removal_images);
+        }
         let marker = self.source.identity().marker.get();
         let view = self.source.view();
         for (index, operation) in operations.list.iter().enumerate() {
@@ -529,9 +544,12 @@ impl<M: Medium> Writer<M> {
                 .one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker)
                 .map_err(|error| if single { error } else { Error::Batch { index, source: Box::new(error) } })?;
         }
+        if changes.has_left() {
+            return Ok(None);
+        }
         let outcome = changes.finish();
         if outcome.images.is_empty() {
-            return Ok((state.ticket, decided.done));
+            return Ok(Some((state.ticket, decided.done)));
         }
         let (images, published) = (outcome.images.len() as u64, decided.published.len() as u64);
         self.make_room(plan, 0, group_bytes(images, published) + reserve)?;
@@ -570,7 +588,7 @@ impl<M: Medium> Writer<M> {
             tail: plan.tail,
             promised,
         });
-        Ok((state.ticket, decided.done))
+        Ok(Some((state.ticket, decided.done)))
     }
 
     /// Sees to it that `bytes` fit into the chunk, with `more` behind them if another chunk is begun anyway; a jump
@@ -597,7 +615,7 @@ impl<M: Medium> Writer<M> {
         let needed = space.segments_needed(images);
         if removals_only {
             // On a full disk the reserve serves; the promise of the exact worst case would ask for more than is kept.
-            let copies = needed.min(images);
+            let copies = needed.min(images).min(space.copies_needed(images));
             space.reserve_directory(self.medium.as_ref(), directory_bytes(self.source.view().live().depth))?;
             space.promise(self.medium.as_ref(), copies, 0)?;
             return Ok(copies);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader,
     IMAGES_MAX, JumpDetail, Kind, NAME_BYTES_MAX, NameDetail, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock,
-    align_up, to_usize,
+    align_up, to_u64, to_usize,
 };
 use crate::medium::Medium;
 use crate::name::Name;
@@ -155,6 +155,20 @@ pub fn encode_group(
         let published = published.next().unwrap_or(&[]);
         encode_frame(marker, tail, part, published, fields, (position, last), &mut bytes);
     }
+    bytes
+}
+
+/// Encodes one commit frame of a group whose frames are made one by one, at the tail, and moves the tail behind it.
+/// `place` is its number in the group, and whether it is the last.
+pub fn encode_part(
+    marker: u64,
+    tail: &mut Tail,
+    images: &[Image],
+    fields: &CommitFields,
+    place: (usize, bool),
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(to_usize(group_bytes(to_u64(images.len()), 0)));
+    encode_frame(marker, tail, images, &[], fields, place, &mut bytes);
     bytes
 }
 

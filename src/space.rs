@@ -20,6 +20,7 @@ use crate::medium::Medium;
 use crate::view::read_vec;
 
 mod calls;
+mod hidden;
 mod private;
 mod reach;
 
@@ -52,6 +53,7 @@ impl Region {
 }
 
 /// The allocator of one pack. Its caller holds the space lock.
+#[derive(Clone)]
 pub struct Space {
     end: u64,
     /// What lies before need not be allocated any more.

@@ -141,6 +141,7 @@ fn options() -> OpenOptions {
         checkpoint_images: 40,
         checkpoint_bytes: 1 << 20,
         reserve_segments: 4,
+        removal_images: 6,
     })
 }
 

@@ -39,7 +39,7 @@ mod outcome;
 #[cfg(test)]
 mod tests;
 
-pub use cascade::{Removed, space_bytes};
+pub use cascade::{Left, Removed, space_bytes};
 pub use names::Named;
 pub use outcome::Outcome;
 
@@ -121,6 +121,10 @@ pub struct Changes<'r, R: Records> {
     names_by_id: Map<Offset, usize>,
     /// Positions in `names` of those that were asked for by their text; the newest where one died and came back.
     names_by_text: Map<Name, usize>,
+    /// After so many removals a cascade stops, and leaves the rest in `left`.
+    removals_max: usize,
+    /// The last is to go first.
+    left: Vec<Left>,
     /// What died, in that order. Of a link, and of the anchor, that died several times the last entry counts, if it is
     /// dead at the end.
     removals: Vec<Removal>,
@@ -143,6 +147,8 @@ impl<'r, R: Records> Changes<'r, R> {
             names: Vec::new(),
             names_by_id: Map::default(),
             names_by_text: Map::default(),
+            removals_max: usize::MAX,
+            left: Vec::new(),
             removals: Vec::new(),
         }
     }

@@ -117,6 +117,22 @@ impl Table {
         Frozen { live: self.live, dirty: std::mem::take(&mut self.dirty) }
     }
 
+    /// From now on changes go into copies that nobody sees before they are [published](Table::publish); `sequence` is
+    /// that of no checkpoint so far. Returns the directory that is shown.
+    pub fn hide(&mut self, sequence: u64) -> LiveWord {
+        self.born = self.born.wrapping_add(1);
+        self.directory_is_ours = false;
+        self.published = false;
+        self.frozen = sequence;
+        self.live
+    }
+
+    /// Forgets what was changed while it was hidden.
+    pub fn show_again(&mut self, live: LiveWord) {
+        self.hide(self.frozen);
+        (self.live, self.published) = (live, true);
+    }
+
     /// Puts an image into its slot. Doing it twice is the same as doing it once.
     pub fn apply<M: Medium>(&mut self, view: &View<M>, space: &mut Space, image: &Image) -> Result<()> {
         let tag = image.record.tag();

@@ -9,15 +9,16 @@ use crate::commit::Done;
 use crate::compact::{self, CompactOptions, Compacted, Progress};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
-use crate::format::LARGE_BYTES;
+use crate::format::{LARGE_BYTES, Offset};
 use crate::graph;
 use crate::list::{Descriptors, Links, List};
+use crate::log::Commit;
 use crate::medium::{Disk, Medium};
 use crate::name::Name;
 use crate::names;
 use crate::pack::{Shared, described};
 use crate::reader::Reader;
-use crate::record::BlobRecord;
+use crate::record::{BlobRecord, Image, Record};
 use crate::recovery::Recovery;
 use crate::source::Source;
 use crate::verify::{self, Verified};
@@ -56,7 +57,7 @@ impl<M: Medium> Removed<M> {
     /// Whether nothing was removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.what.ids.is_empty()
+        self.blobs() == 0
     }
 
     /// Bytes of the file that a compaction can give back because of this removal.
@@ -67,7 +68,25 @@ impl<M: Medium> Removed<M> {
 
     /// The digests, parents before what they linked to, read one by one from the file.
     pub fn digests(&self) -> impl Iterator<Item = Result<Digest>> + '_ {
-        self.what.ids.iter().map(|&id| self.source.ask(|view| view.digest_at(id)))
+        let digest = |id| self.source.ask(|view| view.digest_at(id));
+        let listed = self.what.listed_in.iter().flat_map(move |&commit| match self.ids_in(commit) {
+            Ok(ids) => ids.into_iter().map(digest).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        self.what.ids.iter().map(move |&id| digest(id)).chain(listed)
+    }
+
+    /// The blobs that a commit removes.
+    fn ids_in(&self, at: Offset) -> Result<Vec<Offset>> {
+        let (medium, marker) = (self.source.medium(), self.source.identity().marker.get());
+        let end = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
+        let commit = Commit::read(medium.as_ref(), marker, at, end)?
+            .ok_or_else(|| Error::damaged(medium.path(), at.0, "a commit of the log is damaged"))?;
+        let id = |image: Image| match image.record {
+            Record::Blob(blob) if image.removed => Some(blob.id),
+            _ => None,
+        };
+        Ok(commit.images().flatten().filter_map(id).collect())
     }
 }
 

@@ -12,9 +12,16 @@ use blobpack::{Algorithm, Digest, OpenOptions, Result, Store};
 /// The name of packs in simulated directories.
 pub const PACK: &str = "blobs.pack";
 
-/// Sizes that let a short test see splits, doubled directories, new chunks and checkpoints.
+/// Sizes that let a short test see splits, doubled directories, new chunks, checkpoints and removals in parts.
 pub fn tuning() -> Tuning {
-    Tuning { slots: 4, chunk_bytes: 64 << 10, checkpoint_images: 60, checkpoint_bytes: 1 << 20, reserve_segments: 4 }
+    Tuning {
+        slots: 4,
+        chunk_bytes: 64 << 10,
+        checkpoint_images: 60,
+        checkpoint_bytes: 1 << 20,
+        reserve_segments: 4,
+        removal_images: 6,
+    }
 }
 
 /// Options with these sizes.

@@ -133,6 +133,7 @@ pub fn options(durability: Durability) -> OpenOptions {
         checkpoint_images: 1000,
         checkpoint_bytes: 1 << 20,
         reserve_segments: 2,
+        removal_images: 1 << 16,
     })
 }
 

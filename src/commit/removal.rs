@@ -1,0 +1,229 @@
+//! Removals of very many blobs, in bounded memory and all at once.
+//!
+//! The images of a removal that frees millions of blobs would fill the memory, and so would what is known of them while
+//! they are on their way. Such a removal is decided in parts, each against what the parts before have left:
+//!
+//! 1. Nothing else may be on its way; new commits wait until the end.
+//! 2. The index is hidden: as after a checkpoint each first change copies, but readers are not shown the new directory.
+//! 3. Each part is one commit frame, written and put into the hidden index. None but the last frame makes the group
+//!    valid: a crash before it is durable leaves a log that ends before the group.
+//! 4. The last frame is synced, after the others; then the directory is shown. Readers see one switch.
+//!
+//! Where the disk is full before the end, the parts so far are forgotten, in the index and in the log.
+
+use super::{Applied, Done, Plan, Records, State, Writer, lock};
+use crate::batch::{Operation, Operations};
+use crate::commit::{Durability, RESERVED_LOG_BYTES};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, live};
+use crate::graph::{Changes, Left, Removed};
+use crate::log::{CommitFields, encode_part, group_bytes};
+use crate::map::Map;
+use crate::medium::Medium;
+use crate::name::Name;
+use crate::record::{BlobRecord, CountersNow, Key, LinkRecord, NameRecord, Neighbour, Record};
+use crate::view::View;
+use zerocopy::IntoBytes;
+
+/// Where the live word of the hidden index is: in memory, behind all that a file can have.
+const HIDDEN_AT: Offset = Offset(FILE_BYTES_MAX);
+
+/// What the parts have come to.
+struct Parts {
+    plan: Plan,
+    counters: CountersNow,
+    removed: Removed,
+    images: u64,
+    bytes: u64,
+}
+
+impl<M: Medium> Writer<M> {
+    /// Does the one operation, which gives references up, in parts. `Err`: this pack was replaced by a compaction.
+    pub(super) fn remove_in_parts(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
+        let superblocks = lock(&self.superblocks);
+        let mut state = lock(&self.state);
+        while state.leading || state.done < state.ticket {
+            self.check()?;
+            state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
+        }
+        self.check()?;
+        if state.moved {
+            return Ok(Err(operations));
+        }
+        let mut applied = lock(&self.applied);
+        let before = {
+            let mut space = lock(&self.space);
+            let before = space.clone();
+            space.hide();
+            before
+        };
+        let shown = applied.table.hide(superblocks.newest.sequence.get() + 1);
+        let plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
+        let (removed, images, bytes) = (Removed::default(), 0, 0);
+        let mut parts = Parts { plan, counters: state.counters, removed, images, bytes };
+        let done = self.write_parts(&state, &mut applied, &operations.list[0], &mut parts);
+        let shown = done.and_then(|()| self.show(&mut applied, &parts)).inspect_err(|error| {
+            let mut space = lock(&self.space);
+            match error {
+                Error::NoSpace { .. } | Error::LimitReached { .. } => {
+                    space.roll_back(before);
+                    while let Some(chunk) = parts.plan.chunks.pop() {
+                        space.give_back(self.medium.as_ref(), chunk);
+                    }
+                    applied.table.show_again(shown);
+                }
+                error => self.poison(error),
+            }
+        });
+        shown?;
+        (applied.tail, applied.counters) = (parts.plan.tail, parts.counters);
+        (state.tail, state.counters) = (parts.plan.tail, parts.counters);
+        if self.settings.durability == Durability::PowerLoss {
+            state.durable_upto = parts.plan.tail.at;
+        }
+        state.images_since_checkpoint += parts.images;
+        state.bytes_since_checkpoint += parts.bytes;
+        Ok(Ok(vec![Done::Removed(parts.removed)]))
+    }
+
+    /// Shows the index with all parts to readers.
+    fn show(&self, applied: &mut Applied, parts: &Parts) -> Result<()> {
+        let io = |e| Error::io("store into the live page", self.medium.path(), e);
+        applied.table.publish(self.source.renew()?.as_ref())?;
+        if self.settings.durability == Durability::PowerLoss {
+            self.medium.store(live::DURABLE, &[parts.plan.tail.at.0]).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn write_parts(
+        &self,
+        state: &State,
+        applied: &mut Applied,
+        operation: &Operation,
+        parts: &mut Parts,
+    ) -> Result<()> {
+        let memory = Map::memory(PAGE_BYTES);
+        let mut view = self.source.renew()?.renewed()?.with_overlay(memory.clone(), HIDDEN_AT, HIDDEN_AT);
+        let commits = state.counters.commits.saturating_add(1);
+        let mut left: Vec<Left> = Vec::new();
+        let durable = self.settings.durability == Durability::PowerLoss;
+        for number in 0.. {
+            memory.store_words(Offset(0), &[applied.table.live().pack()]).expect("it has a page");
+            let hidden = Hidden { view: &view };
+            let mut changes = Changes::new(&hidden, parts.counters);
+            changes.cut_after(self.settings.tuning.removal_images);
+            let mut removed = Removed::default();
+            if number == 0 {
+                removed = give_up(&mut changes, operation)?;
+            }
+            while !changes.is_cut()
+                && let Some(next) = left.pop()
+            {
+                removed.add(changes.go_on(next)?);
+            }
+            left.extend(changes.take_left());
+            let outcome = changes.finish();
+            parts.counters = CountersNow { commits, ..outcome.counters };
+            parts.images += outcome.images.len() as u64;
+
+            let images = outcome.images.len() as u64;
+            self.make_room(&mut parts.plan, 0, group_bytes(images, 0) + RESERVED_LOG_BYTES)?;
+            let promised = self.reserve_copies(images)?;
+            let fields = CommitFields {
+                sequence: state.sequence,
+                durable_upto: state.durable_upto,
+                counters: parts.counters.into(),
+            };
+            let at = parts.plan.tail.at;
+            let place = (number, left.is_empty());
+            let frame = encode_part(view.marker(), &mut parts.plan.tail, &outcome.images, &fields, place);
+            parts.bytes += frame.len() as u64;
+            let heads = parts.plan.heads.drain(..);
+            for (at, bytes) in heads.map(|(at, head)| (at, head.as_bytes().to_vec())).chain([(at, frame)]) {
+                self.medium
+                    .write_at(at, &[&bytes], durable)
+                    .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
+            }
+            parts.removed.add_part(&removed, at);
+            for image in &outcome.images {
+                let mut space = lock(&self.space);
+                if view.outgrown(space.end().0) {
+                    view = view.renewed()?;
+                }
+                applied.table.apply(&view, &mut space, image)?;
+                memory.store_words(Offset(0), &[applied.table.live().pack()]).expect("it has a page");
+            }
+            lock(&self.space).release(promised);
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves the index regions of a part, which changes and removes records and adds none.
+    fn reserve_copies(&self, images: u64) -> Result<u64> {
+        let mut space = lock(&self.space);
+        let copies = space.copies_needed(images);
+        space.promise(self.medium.as_ref(), copies, self.settings.tuning.reserve_segments)?;
+        Ok(copies)
+    }
+}
+
+fn give_up<R: Records>(changes: &mut Changes<'_, R>, operation: &Operation) -> Result<Removed> {
+    match operation {
+        Operation::Dereference(digest) => changes.dereference(digest),
+        Operation::Unlink(to, from) => changes.unlink(to, from),
+        Operation::RemoveName(name) => changes.remove_name(name),
+        _ => unreachable!("no other operation removes blobs and asks for nothing"),
+    }
+}
+
+/// The records of an index that is not shown. Nobody else changes it.
+struct Hidden<'a, M> {
+    view: &'a View<M>,
+}
+
+impl<M: Medium> Records for Hidden<'_, M> {
+    fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>> {
+        self.view.blob_record(digest).map_err(|stop| stop.into_error(self.view))
+    }
+
+    fn blob_by_id(&self, id: Offset) -> Result<(BlobRecord, Digest)> {
+        let digest = self.view.digest_at(id).map_err(|stop| stop.into_error(self.view))?;
+        match self.blob(&digest)? {
+            Some(blob) if blob.id == id => Ok((blob, digest)),
+            _ => Err(self.damaged(id, "a list of links names a blob that has no record")),
+        }
+    }
+
+    fn link(&self, from: Offset, to: Offset) -> Result<Option<LinkRecord>> {
+        let record = self.view.record(Key::Link(from, to), self.link_tag(from, to));
+        match record.map_err(|stop| stop.into_error(self.view))? {
+            Some(Record::Link(link)) => Ok(Some(link)),
+            _ => Ok(None),
+        }
+    }
+
+    fn link_tag(&self, from: Offset, to: Offset) -> u64 {
+        self.view.tagger().of_link(from, to)
+    }
+
+    fn name(&self, name: &Name) -> Result<Option<NameRecord>> {
+        self.view.name_record(name).map_err(|stop| stop.into_error(self.view))
+    }
+
+    fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>> {
+        self.view.ring_record(place).map_err(|stop| stop.into_error(self.view))
+    }
+
+    fn anchor_tag(&self) -> u64 {
+        self.view.tagger().of_name("")
+    }
+
+    fn damaged(&self, at: Offset, what: &str) -> Error {
+        self.view.damaged(at, what)
+    }
+}
