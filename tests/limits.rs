@@ -427,7 +427,8 @@ fn a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off()
 fn a_removal_in_parts_that_finds_no_space_changes_nothing() {
     let _alone = alone();
     let mut refused = 0;
-    for room in (0..).step_by(9) {
+    // How much it needs depends on the secret that each pack draws.
+    for room in (0..).step_by(3) {
         let (directory, store, hub) = knot(200);
         let before = counts(&store);
         directory.set_capacity(directory.used() + room * 4096);
