@@ -62,8 +62,11 @@ impl Engine for Blobpack {
 
     fn get(&self, keys: &[Key], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
         let reader = self.store.reader()?;
-        for key in keys {
-            see(reader.find(&digest_of(key))?.as_deref());
+        // Whoever asks has digests. Made one by one between the lookups, each would wait for the stores of its bytes, and no
+        // lookup would begin while the one before waits for memory.
+        let digests: Vec<_> = keys.iter().map(digest_of).collect();
+        for digest in &digests {
+            see(reader.find(digest)?.as_deref());
         }
         Ok(())
     }
