@@ -327,7 +327,7 @@ fn on_terminal(mut command: Command, environment: &[(&str, &str)]) -> Option<(bo
     let no_controlling = OFlags::NOCTTY.bits().try_into().unwrap();
     let open =
         File::options().read(true).write(true).custom_flags(no_controlling).open(name.to_str().unwrap()).unwrap();
-    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
         command.env_remove(name);
     }
     command.env("TERM", "xterm-256color").envs(environment.iter().copied());
@@ -366,8 +366,10 @@ fn colours_are_for_terminals_and_no_color_is_respected() {
         assert!(!plain.contains('\x1b'), "{plain}");
         let (_, coloured) = on_terminal(tool(arguments, &work), &[]).unwrap();
         assert!(is_coloured(&coloured), "{coloured}");
-        let (_, dumb) = on_terminal(tool(arguments, &work), &[("TERM", "dumb")]).unwrap();
-        assert!(!dumb.contains('\x1b'), "{dumb}");
+        for also in [&[][..], &[("CI", "true")]] {
+            let (_, dumb) = on_terminal(tool(arguments, &work), &[&[("TERM", "dumb")], also].concat()).unwrap();
+            assert!(!dumb.contains('\x1b'), "{dumb}");
+        }
         let piped = tool(arguments, &work).output().unwrap();
         assert!(!piped.stdout.contains(&0x1b) && !piped.stderr.contains(&0x1b), "{arguments:?}");
     }

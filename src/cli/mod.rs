@@ -36,7 +36,7 @@ mod unname;
 mod verify;
 mod why;
 
-use clap::{Command, CommandFactory, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -108,7 +108,8 @@ fn command() -> Command {
 
 /// Parses the process's arguments and does what they ask for.
 pub fn run() -> Result<(), Failure> {
-    let arguments = match Arguments::try_parse() {
+    let matches = command().color(output::help_colours()).try_get_matches();
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come this way too, with code 0. A closed pipe is not an error.

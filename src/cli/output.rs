@@ -110,9 +110,7 @@ pub struct Paint {
 impl Paint {
     /// For this stream.
     pub fn of(stream: &impl IsTerminal) -> Paint {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-        Paint { on: stream.is_terminal() && !refused && !dumb }
+        Paint { on: stream.is_terminal() && colours_are_welcome() }
     }
 
     /// Whether there are colours.
@@ -124,6 +122,18 @@ impl Paint {
     pub fn paint(self, style: Style, text: impl Display) -> String {
         if self.on { format!("{style}{text}{style:#}") } else { text.to_string() }
     }
+}
+
+/// What clap does with colours: the same as [`Paint`]. Left alone it would colour any terminal where `CI` is set.
+pub fn help_colours() -> clap::ColorChoice {
+    if colours_are_welcome() { clap::ColorChoice::Auto } else { clap::ColorChoice::Never }
+}
+
+/// Whether a terminal, if this is one, shows colours and the user has nothing against them.
+fn colours_are_welcome() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    !refused && !dumb
 }
 
 /// What went wrong, and what is damaged.
