@@ -135,7 +135,7 @@ pub const fn to_u64(n: usize) -> u64 {
 /// | 12 | 4 | checksum |
 /// | 16 | 16 | uuid |
 /// | 32 | 8 | frame marker: random, so that no payload contains a frame but by knowing the pack |
-/// | 40 | 112 | secret of the tags: seven (six are used) 128-bit coefficients |
+/// | 40 | 112 | secret of the tags: seven 128-bit coefficients (six are used), see [`crate::index::tag`] |
 /// | 152 | 40 | zero |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

@@ -17,7 +17,7 @@ mod raw;
 #[cfg(not(loom))]
 mod raw;
 
-pub use raw::{AllWords, Map};
+pub use raw::{Front, Map};
 
 /// One word of a map, in bytes.
 const WORD_BYTES: u64 = 8;

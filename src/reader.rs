@@ -146,19 +146,18 @@ impl<M: Medium> Reader<M> {
     /// Not in the first slots, or not at all.
     fn find_farther(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
         let view = self.view();
-        if view.is_current()
-            && let Ok(found) = view.find_blob(digest)
-            && (!view.is_private() || view.is_current())
-        {
-            return match found {
-                None => Ok(None),
-                Some(found) => match view.bytes(found.payload, found.length) {
-                    Some(bytes) => Ok(Some(BlobRef { bytes })),
-                    None => self.find_slowly(digest),
-                },
-            };
+        let settled = view.find_near_home(digest).or_else(|| {
+            let found = if view.is_current() { view.find_blob(digest).ok() } else { None };
+            found.filter(|_| !view.is_private() || view.is_current())
+        });
+        match settled {
+            Some(None) => Ok(None),
+            Some(Some(found)) => match view.bytes(found.payload, found.length) {
+                Some(bytes) => Ok(Some(BlobRef { bytes })),
+                None => self.find_slowly(digest),
+            },
+            None => self.find_slowly(digest),
         }
-        self.find_slowly(digest)
     }
 
     #[inline]

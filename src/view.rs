@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, live, to_usize};
 use crate::index::tag::Tagger;
 use crate::log::name_in;
-use crate::map::{AllWords, Map};
+use crate::map::{Front, Map};
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering, Word};
@@ -30,6 +30,8 @@ pub struct View<M> {
     overlay: Option<Overlay>,
     /// The file's length when it was last asked for. Only ever grows.
     length: AtomicU64,
+    /// How much of the file the fast path may look at: nothing in a view that recovered for itself.
+    front_bytes: AtomicU64,
     marker: u64,
     tagger: Tagger,
     slots: u32,
@@ -54,6 +56,7 @@ impl<M: Medium> View<M> {
             map,
             overlay: None,
             length: AtomicU64::new(length),
+            front_bytes: AtomicU64::new(0),
             marker: identity.marker.get(),
             tagger: Tagger::new(&identity.secret),
             slots,
@@ -61,6 +64,7 @@ impl<M: Medium> View<M> {
             notice: 0,
         };
         view.notice = view.file_word(live::NOTICE).unwrap_or(0);
+        view.extend_front(length);
         Ok(view)
     }
 
@@ -68,6 +72,7 @@ impl<M: Medium> View<M> {
     pub fn with_overlay(mut self, map: Arc<Map>, start: Offset, live: Offset) -> View<M> {
         self.overlay = Some(Overlay { map, start: start.0 });
         self.live = live;
+        self.front_bytes = AtomicU64::new(0);
         self
     }
 
@@ -81,6 +86,7 @@ impl<M: Medium> View<M> {
             map,
             overlay: self.overlay.as_ref().map(|o| Overlay { map: o.map.clone(), start: o.start }),
             length: AtomicU64::new(length),
+            front_bytes: AtomicU64::new(0),
             marker: self.marker,
             tagger: self.tagger.clone(),
             slots: self.slots,
@@ -88,6 +94,7 @@ impl<M: Medium> View<M> {
             notice: 0,
         };
         view.notice = if self.is_private() { self.notice } else { view.file_word(live::NOTICE).unwrap_or(0) };
+        view.extend_front(length);
         Ok(view)
     }
 
@@ -175,14 +182,16 @@ impl<M: Medium> View<M> {
         Some(u64::from_le(self.map.word(offset)?.load(Ordering::Acquire)))
     }
 
-    /// The words of the file, as long as it was when last asked; `None` for a view that recovered for itself.
+    /// The file as long as it was when last asked; nothing of it for a view that recovered for itself.
     #[inline]
-    pub fn file_words(&self) -> Option<AllWords<'_>> {
-        if self.overlay.is_some() {
-            return None;
+    pub fn front(&self) -> Option<Front<'_>> {
+        self.map.front(self.front_bytes.load(Ordering::Relaxed))
+    }
+
+    fn extend_front(&self, file_bytes: u64) {
+        if self.overlay.is_none() {
+            self.front_bytes.fetch_max(file_bytes.min(self.map.length()), Ordering::Relaxed);
         }
-        let known = self.length.load(Ordering::Relaxed).min(self.map.length());
-        self.map.all_words(known)
     }
 
     /// What the notice is while this view is true.
@@ -255,6 +264,7 @@ impl<M: Medium> View<M> {
     fn covers_now(&self, end: u64) -> bool {
         let Ok(now) = self.medium.length() else { return false };
         self.length.fetch_max(now, Ordering::Relaxed);
+        self.extend_front(now);
         end <= now
     }
 

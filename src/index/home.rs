@@ -1,4 +1,9 @@
-//! The fast path of a lookup: a hit in one of the first two slots.
+//! The fast path of a lookup.
+//!
+//! Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are
+//! fast where the next begins while this one waits, for which few instructions may lie between: so there is one bounds
+//! check for each line, all misfortunes have the same end, and the unpredictable choice between the first two slots,
+//! where nine hits out of ten are, is not a branch.
 
 use std::hint::select_unpredictable;
 
@@ -6,21 +11,24 @@ use zerocopy::FromBytes;
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
-use crate::format::{Entry, FrameHeader, Kind, LiveWord, Offset, home_slot, live, to_usize};
-use crate::index::probe::directory_index;
+use crate::format::{Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_usize};
+use crate::index::probe::{Found, Segment, directory_index};
+use crate::map::Front;
 use crate::medium::Medium;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, Word};
 use crate::view::View;
 
 /// So many lookups wait for memory at a time: about as many cache lines as one core of today's processors asks for.
 const TOGETHER: usize = 16;
 
-/// The first two slots of a search, as numbers of words from the start of the file.
+/// Where a search begins.
 #[derive(Clone, Copy)]
 struct Home {
     tag: u64,
-    first: usize,
-    second: usize,
+    live: u64,
+    entry: Entry,
+    /// The number of the first slot.
+    slot: u32,
 }
 
 /// Where a slot says that a blob is: the frame decides.
@@ -31,15 +39,12 @@ struct Hint {
 }
 
 impl<M: Medium> View<M> {
-    /// The payload of a blob with a SHA-256 in one of the first two slots: nine hits out of ten. `None` says nothing.
-    ///
-    /// Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups
-    /// are fast where the next begins while this one waits, for which few instructions may lie between: so there is one
-    /// bounds check for each line, all misfortunes have the same end, and the unpredictable choice between the slots is
-    /// not a branch.
+    /// The payload of a blob with a SHA-256 in one of the first two slots. `None` says nothing.
     #[inline]
     pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
-        self.payload_at(self.look_at_home(self.home_of(digest)?)?, digest)
+        let front = self.front()?;
+        let home = self.home_of(front, digest)?;
+        self.payload_at(front, self.look_at_home(front, home)?, digest)
     }
 
     /// The same for several blobs, each step for all of them before the next: while one waits for its cache line, the
@@ -50,24 +55,27 @@ impl<M: Medium> View<M> {
         digests: &[Digest],
         mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<()>,
     ) -> Result<()> {
+        let Some(front) = self.front() else {
+            return digests.iter().try_for_each(|digest| done(digest, None));
+        };
         for digests in digests.chunks(TOGETHER) {
             let (mut homes, mut hints) = ([None; TOGETHER], [None; TOGETHER]);
             for (digest, home) in digests.iter().zip(&mut homes) {
-                *home = self.home_of(digest);
+                *home = self.home_of(front, digest);
                 if let Some(home) = home {
-                    // The second slot is mostly in the same line, or in the next, which the processor fetches too.
-                    self.prefetch(Offset(8 * home.first as u64));
+                    // The processor fetches the next line too, which is the second slot.
+                    self.prefetch(Offset(8 * line_at(home.entry.segment, home.slot) as u64));
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
-                *hint = home.and_then(|home| self.look_at_home(home));
+                *hint = home.and_then(|home| self.look_at_home(front, home));
                 if let Some(hint) = hint {
                     self.prefetch(Offset(hint.id));
                     self.prefetch(Offset(hint.id.wrapping_add(64)));
                 }
             }
             for (digest, hint) in digests.iter().zip(hints) {
-                done(digest, hint.and_then(|hint| self.payload_at(hint, digest)))?;
+                done(digest, hint.and_then(|hint| self.payload_at(front, hint, digest)))?;
             }
         }
         Ok(())
@@ -75,47 +83,86 @@ impl<M: Medium> View<M> {
 
     /// Where a blob's record is looked for first.
     #[inline]
-    fn home_of(&self, digest: &Digest) -> Option<Home> {
-        let words = self.file_words()?;
-        let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));
+    fn home_of(&self, front: Front<'_>, digest: &Digest) -> Option<Home> {
+        let word = |at: usize| Some(u64::from_le(front.word(at)?.load(Ordering::Acquire)));
         if word(to_usize(live::NOTICE.0 / 8))? != self.settled_notice() {
             return None;
         }
-        let LiveWord { directory, depth, .. } = LiveWord::unpack(word(to_usize(live::WORD.0 / 8))?);
+        let live = word(to_usize(live::WORD.0 / 8))?;
+        let LiveWord { directory, depth, .. } = LiveWord::unpack(live);
         let tag = self.tagger().of_blob(digest);
         let entry = Entry::unpack(word(to_usize(directory.0 / 8 + directory_index(tag, depth)))?);
-        let slots = self.slots();
-        let home = home_slot(tag, slots);
-        let next = if home + 1 == slots { 0 } else { home + 1 };
-        let first_slot = to_usize(entry.segment.0 / 8) + 8;
-        Some(Home { tag, first: first_slot + 8 * home as usize, second: first_slot + 8 * next as usize })
+        Some(Home { tag, live, entry, slot: home_slot(tag, self.slots()) })
     }
 
     /// What the first two slots say of a blob.
     #[inline]
-    fn look_at_home(&self, Home { tag, first, second }: Home) -> Option<Hint> {
-        let words = self.file_words()?;
-        let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));
-        let slot = words.line(select_unpredictable(word(first)? == tag, first, second))?;
-        let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
-        let (id, length) = (load(1), load(2));
-        let is_blob = load(7) >> 32 & 0xffff == u64::from(Algorithm::Sha256.code()) << 8 | Kind::Blob as u64;
-        (load(0) == tag && is_blob).then_some(Hint { id, length })
+    fn look_at_home(&self, front: Front<'_>, Home { tag, entry, slot, .. }: Home) -> Option<Hint> {
+        let first = line_at(entry.segment, slot);
+        let second = line_at(entry.segment, self.wrapped(slot + 1));
+        // Only a guess at the slot: its words are loaded in order after it.
+        let there = u64::from_le(front.word(first)?.load(Ordering::Relaxed));
+        hint_of(front.line(select_unpredictable(there == tag, first, second))?, tag)
+    }
+
+    /// The same in all slots where the blob may be: where it is, or that it is not there. `None` says nothing.
+    ///
+    /// It works out anew what the first look knew: few blobs need it, and the first is shorter so.
+    #[inline(never)]
+    pub fn find_near_home(&self, digest: &Digest) -> Option<Option<Found>> {
+        let front = self.front()?;
+        let Home { tag, live, entry, slot } = self.home_of(front, digest)?;
+        for probe in 0..PROBES_MAX.min(self.slots()) {
+            let slot = front.line(line_at(entry.segment, self.wrapped(slot + probe)))?;
+            let there = u64::from_le(slot[0].load(Ordering::Acquire));
+            if there == TAG_EMPTY {
+                break;
+            }
+            if there == tag {
+                let hint = hint_of(slot, tag)?;
+                self.payload_at(front, hint, digest)?;
+                let id = Offset(hint.id);
+                return Some(Some(Found { id, payload: Offset(id.0 + 64), length: hint.length }));
+            }
+        }
+        let segment = Segment { at: entry.segment, entry, live, words: front.line(to_usize(entry.segment.0 / 8))? };
+        (segment.is_of(tag) && self.is_settled(&segment)).then_some(None)
+    }
+
+    /// The number of a slot, where the first comes after the last.
+    #[inline]
+    fn wrapped(&self, slot: u32) -> u32 {
+        if slot >= self.slots() { slot - self.slots() } else { slot }
     }
 
     /// The payload behind the frame that a slot speaks of, if that is this blob's.
     #[inline]
-    fn payload_at(&self, Hint { id, length }: Hint, digest: &Digest) -> Option<&[u8]> {
-        let frame = self.bytes(Offset(id), length.checked_add(64)?)?;
+    fn payload_at<'v>(&self, front: Front<'v>, Hint { id, length }: Hint, digest: &Digest) -> Option<&'v [u8]> {
+        let frame = front.bytes(Offset(id), length.checked_add(64)?)?;
         let (head, payload) = frame.split_first_chunk::<64>()?;
         let head = FrameHeader::ref_from_bytes(head).ok()?;
+        let sha256 = Algorithm::Sha256.code();
         let same = head.marker.get() == self.marker()
-            && head.kind == Kind::Blob as u8
-            && head.algorithm == digest.algorithm().code()
-            && digest.algorithm() == Algorithm::Sha256
+            && [head.kind, head.algorithm] == [Kind::Blob as u8, sha256]
+            && digest.algorithm().code() == sha256
             && head.offset.get() == id
             && head.length.get() == length
             && head.detail == digest.padded()[..32];
         same.then_some(payload)
     }
+}
+
+/// Where a slot of a segment is, as the number of its first word.
+#[inline]
+fn line_at(segment: Offset, slot: u32) -> usize {
+    to_usize(segment.0 / 8) + 8 + 8 * slot as usize
+}
+
+/// What a slot with this tag says. The tag is loaded once more, and last: of a slot that was emptied and filled again
+/// meanwhile it may be that of a record that is not shown yet.
+#[inline]
+fn hint_of(slot: &[Word; 8], tag: u64) -> Option<Hint> {
+    let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
+    let (id, length) = (load(1), load(2));
+    (load(0) == tag).then_some(Hint { id, length })
 }

@@ -97,17 +97,17 @@ impl Unmoved {
 }
 
 /// A segment as one lookup sees it.
-struct Segment<'v> {
-    at: Offset,
-    entry: Entry,
-    live: u64,
-    words: &'v [Word],
+pub(super) struct Segment<'v> {
+    pub(super) at: Offset,
+    pub(super) entry: Entry,
+    pub(super) live: u64,
+    pub(super) words: &'v [Word],
 }
 
 impl Segment<'_> {
     /// Whether its header says that this tag belongs into it. The header was stored before the entry that led here.
     #[inline]
-    fn is_of(&self, tag: u64) -> bool {
+    pub(super) fn is_of(&self, tag: u64) -> bool {
         let word = |n: usize| u64::from_le(self.words[n].load(Ordering::Relaxed));
         let (prefix, depth) = (word(1), (word(3) & 0xffff_ffff) as u32);
         depth <= 63 && directory_index(prefix, depth) == directory_index(tag, depth)
@@ -251,7 +251,7 @@ impl<M: Medium> View<M> {
     /// Whether all that was read from the segment belonged to one life of it, and its directory is still live. No fence
     /// is needed: whatever was read of a later life or of another directory was acquired, and brings this with it.
     #[inline]
-    fn is_settled(&self, segment: &Segment<'_>) -> bool {
+    pub(super) fn is_settled(&self, segment: &Segment<'_>) -> bool {
         let generation = u64::from_le(segment.words[0].load(Ordering::Acquire));
         generation & 0xff_ffff == u64::from(segment.entry.generation) && self.live_raw() == segment.live
     }
@@ -388,7 +388,8 @@ impl<M: Medium> View<M> {
 #[inline]
 #[must_use]
 pub const fn directory_index(tag: u64, depth: u32) -> u64 {
-    if depth == 0 { 0 } else { tag >> (64 - depth) }
+    // In two steps, as no number can be shifted by all of its 64 bits.
+    tag >> 1 >> (63 - depth)
 }
 
 /// The words of a slot, in the machine's byte order. The tag is loaded last: a new record's tag is stored last, so with

@@ -1,10 +1,14 @@
 //! The keyed hash that gives each record its tag, and with it its place in the index and in listings.
 //!
-//! Content, and so digests, are chosen by strangers: with an unkeyed hash they could fill one bucket (rule R16). The
-//! hash is vector multiply-shift (M. Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.5): with
-//! 128-bit coefficients `a` and 32-bit digits `x`, the top 64 bits of `a[0] + Σ a[i]·x[i]` are strongly universal. The
-//! digits are the first 16 bytes of a digest (of a name: of its SHA-256), or the two ids of a link, and one more for
-//! the kind of record.
+//! Content, and so digests, are chosen by strangers: with an unkeyed hash they could fill one bucket. The hash is
+//! vector multiply-shift (M. Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.5): with 128-bit
+//! coefficients `a` and digits `x` of up to 64 bits, the top 64 bits of `a[0] + Σ a[i]·x[i]` are strongly universal.
+//! The digits are the first 16 bytes of a digest (of a name: of its SHA-256), or the two ids of a link, and one more
+//! for the kind of record.
+//!
+//! The file has coefficients for digits of 32 bits. A pack made today has `a[2] = a[1]·2^32` and `a[4] = a[3]·2^32`,
+//! which comes to digits of 64 bits, and to half of the multiplications; a pack from before has others, and works as
+//! well.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -20,6 +24,8 @@ const NAME: u8 = 4;
 #[derive(Clone)]
 pub struct Tagger {
     coefficients: [u128; 7],
+    /// Whether two digits of 64 bits do for four of 32.
+    has_wide_digits: bool,
     /// `a[0] + a[5]·kind`, by kind.
     starts: [u128; 5],
 }
@@ -32,22 +38,42 @@ impl Tagger {
         for (coefficient, bytes) in coefficients.iter_mut().zip(secret.chunks_exact(16)) {
             *coefficient = LittleEndian::read_u128(bytes);
         }
-        let [a0, .., a5, _] = coefficients;
+        let [a0, a1, a2, a3, a4, a5, _] = coefficients;
         let starts = [0, 1, 2, 3, 4].map(|kind| a0.wrapping_add(a5.wrapping_mul(kind)));
-        Tagger { coefficients, starts }
+        Tagger { coefficients, has_wide_digits: a2 == a1 << 32 && a4 == a3 << 32, starts }
+    }
+
+    /// A pack's secret out of random bytes.
+    #[must_use]
+    pub fn secret(mut random: [u8; 112]) -> [u8; 112] {
+        for odd in [1, 3] {
+            let coefficient = LittleEndian::read_u128(&random[16 * odd..]);
+            LittleEndian::write_u128(&mut random[16 * (odd + 1)..], coefficient << 32);
+        }
+        random
     }
 
     #[inline]
     fn tag(&self, low: u64, high: u64, kind: u8) -> u64 {
-        let [_, a1, a2, a3, a4, ..] = &self.coefficients;
-        let sum = self.starts[usize::from(kind)]
-            .wrapping_add(a1.wrapping_mul(u128::from(low & 0xffff_ffff)))
-            .wrapping_add(a2.wrapping_mul(u128::from(low >> 32)))
-            .wrapping_add(a3.wrapping_mul(u128::from(high & 0xffff_ffff)))
-            .wrapping_add(a4.wrapping_mul(u128::from(high >> 32)));
+        let [_, a1, _, a3, ..] = &self.coefficients;
+        let sum = if self.has_wide_digits {
+            self.starts[usize::from(kind)].wrapping_add(product(a1, low)).wrapping_add(product(a3, high))
+        } else {
+            self.sum_of_narrow_digits(low, high, kind)
+        };
         let tag = (sum >> 64) as u64;
         // Two values out of 2^64 stand for something else; moving them costs nothing that can be measured.
         tag.max(TAG_MIN)
+    }
+
+    #[cold]
+    fn sum_of_narrow_digits(&self, low: u64, high: u64, kind: u8) -> u128 {
+        let [_, a1, a2, a3, a4, ..] = &self.coefficients;
+        self.starts[usize::from(kind)]
+            .wrapping_add(product(a1, low & 0xffff_ffff))
+            .wrapping_add(product(a2, low >> 32))
+            .wrapping_add(product(a3, high & 0xffff_ffff))
+            .wrapping_add(product(a4, high >> 32))
     }
 
     /// The tag of a blob.
@@ -74,6 +100,10 @@ impl Tagger {
     }
 }
 
+fn product(coefficient: &u128, digit: u64) -> u128 {
+    coefficient.wrapping_mul(u128::from(digit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +123,23 @@ mod tests {
         assert_ne!(tagger.of_name("x"), tagger.of_blob(&digest));
         assert_ne!(tagger.of_name("x"), other.of_name("x"));
         assert!(Tagger::new(&[0; 112]).of_blob(&digest) >= TAG_MIN);
+    }
+
+    #[test]
+    fn wide_digits_are_a_case_of_narrow_ones() {
+        let mut random = [0; 112];
+        for (at, byte) in random.iter_mut().enumerate() {
+            *byte = u8::try_from(at * 89 % 241).unwrap();
+        }
+        let wide = Tagger::new(&Tagger::secret(random));
+        let narrow = Tagger { has_wide_digits: false, ..wide.clone() };
+        assert!(wide.has_wide_digits && !Tagger::new(&random).has_wide_digits);
+        for text in ["", "x", "blob"] {
+            let digest = Digest::of(Algorithm::Sha512, text.as_bytes());
+            assert_eq!(wide.of_blob(&digest), narrow.of_blob(&digest));
+            assert_eq!(wide.of_name(text), narrow.of_name(text));
+        }
+        let (from, to) = (Offset(0x1234_5678_9abc), Offset(u64::MAX));
+        assert_eq!(wide.of_link(from, to), narrow.of_link(from, to));
     }
 }

@@ -104,10 +104,10 @@ impl Map {
         Ok(())
     }
 
-    /// The words, by their number in the file.
+    /// The first bytes of the map.
     #[must_use]
-    pub fn all_words(&self, bytes: u64) -> Option<AllWords<'_>> {
-        (bytes <= self.length).then_some(AllWords { map: self, count: to_usize(bytes / WORD_BYTES) })
+    pub fn front(&self, bytes: u64) -> Option<Front<'_>> {
+        (bytes <= self.length).then_some(Front { map: self, count: to_usize(bytes / WORD_BYTES) })
     }
 }
 
@@ -117,15 +117,15 @@ impl std::fmt::Debug for Map {
     }
 }
 
-/// All words of a file's beginning, by number.
+/// The beginning of a map.
 #[derive(Clone, Copy)]
-pub struct AllWords<'m> {
+pub struct Front<'m> {
     map: &'m Map,
     count: usize,
 }
 
-impl<'m> AllWords<'m> {
-    /// One word.
+impl<'m> Front<'m> {
+    /// One word, by its number.
     #[must_use]
     pub fn word(&self, number: usize) -> Option<&'m Word> {
         if number < self.count { self.map.word(Offset(WORD_BYTES * to_u64(number))) } else { None }
@@ -136,5 +136,11 @@ impl<'m> AllWords<'m> {
     pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
         let end = first.checked_add(8)?;
         if end <= self.count { self.map.words(Offset(WORD_BYTES * to_u64(first)), 8)?.first_chunk() } else { None }
+    }
+
+    /// What [`Map::bytes`] says.
+    #[must_use]
+    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&'m [u8]> {
+        self.map.bytes(offset, length)
     }
 }

@@ -138,11 +138,11 @@ impl Map {
         }
     }
 
-    /// The words of the first `bytes` bytes; `None` beyond the map.
+    /// The first `bytes` bytes, rounded down to whole words; `None` beyond the map.
     #[inline]
     #[must_use]
-    pub fn all_words(&self, bytes: u64) -> Option<AllWords<'_>> {
-        self.words(Offset(0), to_usize(bytes / WORD_BYTES)).map(AllWords)
+    pub fn front(&self, bytes: u64) -> Option<Front<'_>> {
+        self.words(Offset(0), to_usize(bytes / WORD_BYTES)).map(|words| Front { words })
     }
 
     /// The address of a range that lies inside the map. Of the map alone: whether the file goes as far is the caller's
@@ -176,22 +176,38 @@ impl std::fmt::Debug for Map {
     }
 }
 
-/// All words of a file's beginning, by number: for a lookup that has no more than one bounds check for a cache line.
+/// The beginning of a map, as far as its file goes: for a lookup that has one bounds check for a cache line.
 #[derive(Clone, Copy)]
-pub struct AllWords<'m>(&'m [Word]);
+pub struct Front<'m> {
+    words: &'m [Word],
+}
 
-impl<'m> AllWords<'m> {
-    /// One word.
+impl<'m> Front<'m> {
+    /// One word, by its number.
     #[inline]
     #[must_use]
     pub fn word(&self, number: usize) -> Option<&'m Word> {
-        self.0.get(number)
+        self.words.get(number)
     }
 
     /// The eight words from this one on.
     #[inline]
     #[must_use]
     pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
-        self.0.get(first..)?.first_chunk()
+        self.words.get(first..)?.first_chunk()
+    }
+
+    /// What [`Map::bytes`] says.
+    #[inline]
+    #[must_use]
+    #[expect(unsafe_code, reason = "borrows mapped memory as bytes")]
+    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&'m [u8]> {
+        if offset.0.checked_add(length)? > to_u64(size_of_val(self.words)) {
+            return None;
+        }
+        let start: *const u8 = self.words.as_ptr().cast();
+        // SAFETY: the range lies inside the words, which are borrowed for as long; that they don't change is the
+        // caller's to know, as for `Map::bytes`.
+        Some(unsafe { std::slice::from_raw_parts(start.add(to_usize(offset.0)), to_usize(length)) })
     }
 }

@@ -14,6 +14,7 @@ use crate::format::{
     CHUNK_ALIGN, Counters, FILE_BYTES_MAX, IDENTITY_AT, Identity, MAGIC, Offset, SPACE_AT, Superblock, VERSION,
 };
 use crate::index::table::Table;
+use crate::index::tag::Tagger;
 use crate::log::Tail;
 use crate::medium::{AtPath, Disk, Medium};
 use crate::pack::{Pack, Shared, TemporaryDirectory};
@@ -303,7 +304,7 @@ fn new_identity<M: Medium>(medium: &M) -> Result<Identity> {
         checksum: U32::ZERO,
         uuid,
         marker: U64::from_bytes(marker),
-        secret,
+        secret: Tagger::secret(secret),
         reserved: [0; 40],
     }
     .sealed())

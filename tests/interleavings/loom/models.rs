@@ -11,10 +11,13 @@ use blobpack::view::View;
 use loom::thread;
 
 use crate::medium::Model as Medium;
-use crate::rig::{Content, Writer, at, find, references};
+use crate::rig::{Content, Writer, at, find, find_fast, references};
 
 /// A model: its name, the most preemptions that it is tried with where the environment does not say, and itself.
 pub type Model = (&'static str, usize, fn());
+
+/// A lookup.
+type Find = fn(&View<Medium>, &Content) -> Option<u64>;
 
 macro_rules! models {
     ($($name:ident: $preemptions:literal,)*) => {
@@ -29,12 +32,16 @@ models! {
     a_new_blob_is_found_with_its_bytes: 3,
     a_new_blob_is_found_on_the_fast_path: 3,
     a_blob_that_comes_back_is_found_at_its_new_place: 3,
+    a_blob_that_comes_back_is_found_fast_at_its_new_place: 3,
     a_blob_that_comes_back_is_found_on_the_fast_path: 3,
     who_sees_the_notice_sees_what_was_recovered: 3,
     a_record_is_found_while_its_segment_is_split: 3,
+    a_record_is_found_fast_while_its_segment_is_split: 2,
     a_walk_beside_a_split_finds_all_of_it_once: 2,
     a_region_that_is_used_again_hides_nothing: 1,
+    a_region_that_is_used_again_hides_nothing_from_the_fast_path: 1,
     a_directory_that_is_used_again_hides_nothing: 2,
+    a_directory_that_is_used_again_hides_nothing_from_the_fast_path: 2,
     a_record_is_found_while_its_segment_is_copied: 2,
     counts_are_never_torn: 2,
     counts_do_not_go_back_while_their_segment_is_copied: 1,
@@ -148,7 +155,7 @@ fn a_blob_that_comes_back_has_the_counts_of_one_life() {
 }
 
 /// Its record goes into the slot that the old one had.
-fn a_blob_that_comes_back_is_found_at_its_new_place() {
+fn comes_back(find: Find) {
     let mut writer = Writer::new();
     let blob = Content::new(0, 1, 0, 0);
     writer.put(&blob, 0);
@@ -163,6 +170,14 @@ fn a_blob_that_comes_back_is_found_at_its_new_place() {
         writer.put(&blob, 1);
     });
     assert_eq!(find(&writer.reader(), &blob), Some(1));
+}
+
+fn a_blob_that_comes_back_is_found_at_its_new_place() {
+    comes_back(find);
+}
+
+fn a_blob_that_comes_back_is_found_fast_at_its_new_place() {
+    comes_back(find_fast);
 }
 
 fn a_blob_that_comes_back_is_found_on_the_fast_path() {
@@ -206,7 +221,7 @@ fn counts_do_not_go_back_while_their_segment_is_copied() {
 }
 
 /// The segment is full: it is split, and the directory doubles.
-fn a_record_is_found_while_its_segment_is_split() {
+fn split(find: Find) {
     let mut writer = Writer::new();
     let (low, high, new) = (Content::new(0, 1, 0, 0), Content::new(1, 1, 0, 0), Content::new(1, 1, 0, 1));
     writer.put(&low, 0);
@@ -219,6 +234,14 @@ fn a_record_is_found_while_its_segment_is_split() {
     };
     beside(&mut writer, reads, |writer| writer.put(&new, 2));
     assert_eq!((writer.table.events.splits, writer.table.events.doublings), (1, 1));
+}
+
+fn a_record_is_found_while_its_segment_is_split() {
+    split(find);
+}
+
+fn a_record_is_found_fast_while_its_segment_is_split() {
+    split(find_fast);
 }
 
 /// The frames of all blobs that a walk finds, sorted.
@@ -250,7 +273,7 @@ fn a_walk_beside_a_split_finds_all_of_it_once() {
 
 /// What a reader that stopped in the middle of a segment goes on in is another one: `stays` stands in the second slot
 /// of the region's first life, behind `goes`, and in the first slot of its second.
-fn a_region_that_is_used_again_hides_nothing() {
+fn region_used_again(find: Find) {
     let mut writer = Writer::new();
     let (goes, stays) = (Content::new(0, 1, 0, 0), Content::new(0, 1, 0, 1));
     writer.put(&goes, 0);
@@ -266,8 +289,16 @@ fn a_region_that_is_used_again_hides_nothing() {
     assert_eq!(writer.segment(), before, "the region is the one that the reader may be in");
 }
 
+fn a_region_that_is_used_again_hides_nothing() {
+    region_used_again(find);
+}
+
+fn a_region_that_is_used_again_hides_nothing_from_the_fast_path() {
+    region_used_again(find_fast);
+}
+
 /// A directory of one entry becomes one of two: who took the live word for the first looks into the wrong half.
-fn a_directory_that_is_used_again_hides_nothing() {
+fn directory_used_again(find: Find) {
     let mut writer = Writer::new();
     let (low, high, new) = (Content::new(0, 1, 0, 0), Content::new(1, 1, 0, 0), Content::new(0, 1, 0, 1));
     writer.put(&low, 0);
@@ -282,6 +313,14 @@ fn a_directory_that_is_used_again_hides_nothing() {
         writer.put(&new, 2);
     });
     assert_eq!((writer.table.live().directory, writer.table.live().depth), (before, 1), "it is the one that was");
+}
+
+fn a_directory_that_is_used_again_hides_nothing() {
+    directory_used_again(find);
+}
+
+fn a_directory_that_is_used_again_hides_nothing_from_the_fast_path() {
+    directory_used_again(find_fast);
 }
 
 /// A recovery beside a reader of the dead writer: its index first, then the notice.

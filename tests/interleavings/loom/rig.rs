@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use blobpack::format::{BlobHeader, Entry, Identity, LIVE_AT, MAGIC, Offset, VERSION, home_slot};
+use blobpack::index::probe::Found;
 use blobpack::index::table::Table;
 use blobpack::index::tag::Tagger;
 use blobpack::medium::Medium;
@@ -162,7 +163,19 @@ impl Writer {
 
 /// The place of the blob's frame, as a reader finds it, its bytes compared.
 pub fn find(view: &View<Model>, content: &Content) -> Option<u64> {
-    let found = view.find_blob(&content.digest).expect("the index is sound")?;
+    check(view, content, view.find_blob(&content.digest).expect("the index is sound"))
+}
+
+/// The same on the fast path, as far as that goes.
+pub fn find_fast(view: &View<Model>, content: &Content) -> Option<u64> {
+    match view.find_near_home(&content.digest) {
+        Some(found) => check(view, content, found),
+        None => find(view, content),
+    }
+}
+
+fn check(view: &View<Model>, content: &Content, found: Option<Found>) -> Option<u64> {
+    let found = found?;
     assert_eq!((found.length, found.payload.0), (8, found.id.0 + 64));
     let frame = view.bytes(found.id, 72).expect("a blob that was found is there");
     assert_eq!(frame[64..], content.bytes.to_le_bytes());

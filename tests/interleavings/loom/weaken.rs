@@ -11,11 +11,6 @@ use crate::models::MODELS;
 /// Calls (file, the line without spaces around it) that no model needs, and why they stay.
 pub const REDUNDANT: &[(&str, &str, &str)] = &[
     (
-        "src/index/home.rs",
-        "let word = |at: usize| Some(u64::from_le(words.word(at)?.load(Ordering::Acquire)));",
-        "the fast path may miss anything; a hit is ordered by the load of the frame's offset",
-    ),
-    (
         "src/index/probe.rs",
         "let length = u64::from_le(slot[2].load(Ordering::Acquire));",
         "the tag was acquired; of a slot that is filled again a stale length does not agree with the frame",
