@@ -138,6 +138,16 @@ pub use usage::{Amount, Chain, Chains, Holder, Keeps, Kept, Lines, NameUsage, Tr
 pub use verify::{Finding, Verified};
 pub use writer::{BlobWriter, Staged};
 
+// The fast suite of the mutation tests is one program with the unit tests, so that a mutant is built only once. Tests
+// run in the order of their names: these come last, as they take longest.
+#[cfg(test)]
+#[cfg(mutants)]
+extern crate self as blobpack;
+#[cfg(test)]
+#[cfg(mutants)]
+#[path = "../tests/mutants/suite.rs"]
+mod whole_stores;
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -486,3 +486,6 @@ pub fn history<M: Medium>(medium: &M, marker: u64, tail: &Tail, file_bytes: u64)
     offsets.reverse();
     Ok(offsets)
 }
+
+#[cfg(test)]
+mod tests;

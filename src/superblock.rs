@@ -227,3 +227,6 @@ pub fn next_superblock(
         ..*before
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,10 @@ use blobpack::medium::{Medium, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Algorithm, Digest, OpenOptions, Recovery, Store};
 
-use crate::history::{NAME, kind};
-use crate::medium::Rig;
-use crate::model::{Contents, Model, Op, Random, run};
-use crate::power::{Image, Power, described};
+use super::history::{NAME, kind};
+use super::medium::Rig;
+use super::model::{Contents, Model, Op, Random, run};
+use super::power::{Image, Power, described};
 
 /// Describes what went wrong, a panic included.
 pub fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
@@ -30,7 +30,7 @@ fn is_allowed(found: &Model, allowed: &[Model]) -> Result<(), String> {
     if allowed.contains(found) {
         return Ok(());
     }
-    Err(format!("it holds what it should not:\n{}", crate::differences(found, allowed)))
+    Err(format!("it holds what it should not:\n{}", super::differences(found, allowed)))
 }
 
 /// Opens what a crash left: what it holds must be one of `allowed`, its index the one that the log tells of, and

@@ -1,6 +1,6 @@
 //! What an image holds: decided for each sector, length and name.
 
-use crate::model::Random;
+use super::model::Random;
 
 /// How much of what was not synced a drawn image keeps.
 #[derive(Clone, Copy, Debug)]

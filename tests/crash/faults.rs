@@ -3,12 +3,12 @@
 
 use blobpack::{Algorithm, Digest, Durability, Error};
 
-use crate::check::{caught, recovers, state_of};
-use crate::history::kind;
-use crate::medium::{Failure, Rig};
-use crate::model::{Contents, Model, Random, run};
-use crate::power::{MOODS, Power};
-use crate::sequences::{Kind, Prepared, options};
+use super::check::{caught, recovers, state_of};
+use super::history::kind;
+use super::medium::{Failure, Rig};
+use super::model::{Contents, Model, Random, run};
+use super::power::{MOODS, Power};
+use super::sequences::{Kind, Prepared, options};
 
 /// One operation of each kind, several checkpoints, and changes after a compaction.
 pub const SCRIPT: [Kind; 24] = [
@@ -52,7 +52,7 @@ fn cut_and_reopened(rig: &Rig, allowed: &[Model], contents: &Contents, random: &
     let store = rig.open(&options).map_err(|error| format!("reopened: {error}"))?;
     let found = state_of(&store, contents).map_err(|error| format!("reopened: {error}"))?;
     if !allowed.contains(&found) {
-        return Err(format!("reopened: {}", crate::differences(&found, allowed)));
+        return Err(format!("reopened: {}", super::differences(&found, allowed)));
     }
     power_cut(&[found], random).map_err(|error| format!("reopened, then cut, {error}"))
 }
@@ -94,7 +94,7 @@ fn script(prepared: &Prepared, n: u64, failure: Failure) -> Result<bool, String>
             }
         }
         if seen != model {
-            return Err(format!("{context}: {}", crate::differences(&seen, &[model])));
+            return Err(format!("{context}: {}", super::differences(&seen, &[model])));
         }
     }
     let struck = !rig.clear_failure();
@@ -127,7 +127,7 @@ fn opening(prepared: &Prepared, n: u64, failure: Failure) -> Result<bool, String
         // Some failures cost nothing but space.
         let seen = state_of(opened.as_ref().expect("it is open"), &contents)?;
         if seen != model {
-            return Err(crate::differences(&seen, &[model]));
+            return Err(super::differences(&seen, &[model]));
         }
     }
     drop(opened);
@@ -147,7 +147,7 @@ fn creation(n: u64, failure: Failure) -> Result<bool, String> {
         return Err(error.clone());
     }
     drop(created);
-    if rig.directory.bytes(crate::history::NAME).is_some() {
+    if rig.directory.bytes(super::history::NAME).is_some() {
         cut_and_reopened(&rig, &[Model::default()], &Contents::new(), &mut Random(n))
             .or_else(|error| if struck && error.contains("there is no pack") { Ok(()) } else { Err(error) })?;
     }

@@ -6,7 +6,7 @@ use blobpack::medium::{Sim, SimDirectory, Step};
 use blobpack::store::How;
 use blobpack::{Error, OpenOptions, Store};
 
-use crate::model::{Contents, Generator, Model, Op, run};
+use super::model::{Contents, Generator, Model, Op, run};
 
 /// The longest that a simulated file can become. Of so much memory at once the allocator asks the system anew each time,
 /// and need not zero it.

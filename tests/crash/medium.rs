@@ -12,10 +12,10 @@ use blobpack::medium::{Action, AtPath, Medium, Sim, SimDirectory, Step};
 use blobpack::store::How;
 use blobpack::{Error, OpenOptions, Store};
 
-use crate::history::{FILE_BYTES_MAX, NAME};
-use crate::model::Random;
-use crate::power::{Power, SECTOR};
-use crate::violations::Violation;
+use super::history::{FILE_BYTES_MAX, NAME};
+use super::model::Random;
+use super::power::{Power, SECTOR};
+use super::violations::Violation;
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

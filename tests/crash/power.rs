@@ -14,10 +14,10 @@ use std::sync::Arc;
 use blobpack::format::Offset;
 use blobpack::medium::{Action, SimDirectory, Step};
 
-use crate::decide::{Decider, Exhaustive};
-pub use crate::decide::{MOODS, Mood};
-use crate::history::FILE_BYTES_MAX;
-use crate::model::Random;
+use super::decide::{Decider, Exhaustive};
+pub use super::decide::{MOODS, Mood};
+use super::history::FILE_BYTES_MAX;
+use super::model::Random;
 
 pub const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;

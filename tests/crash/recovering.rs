@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use blobpack::{Durability, Error, Store};
 
-use crate::check::{caught, recovers, state_of};
-use crate::faults::SCRIPT;
-use crate::medium::{IN_VAIN, Rig, TestMedium};
-use crate::model::{Contents, Model, Random, run};
-use crate::power::{Image, MOODS, Power, described};
-use crate::sequences::{Prepared, options, seed};
+use super::check::{caught, recovers, state_of};
+use super::faults::SCRIPT;
+use super::medium::{IN_VAIN, Rig, TestMedium};
+use super::model::{Contents, Model, Random, run};
+use super::power::{Image, MOODS, Power, described};
+use super::sequences::{Prepared, options, seed};
 
 /// How deep crashes are nested.
 const DEPTH: usize = 3;
@@ -44,7 +44,7 @@ impl Watcher {
                 Some(further) => self.at += further,
                 None => {
                     let allowed = &self.states[self.at..];
-                    self.wrong = Some(format!("{when}: it goes back: {}", crate::differences(&seen, allowed)));
+                    self.wrong = Some(format!("{when}: it goes back: {}", super::differences(&seen, allowed)));
                 }
             },
         }
@@ -118,7 +118,7 @@ fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Optio
         if let Some(now) = now
             && states[seen..].first() != Some(&now)
         {
-            return Err(format!("reader and writer disagree: {}", crate::differences(&now, &states[seen..=seen])));
+            return Err(format!("reader and writer disagree: {}", super::differences(&now, &states[seen..=seen])));
         }
     }
     Ok(Some(()))

@@ -8,14 +8,14 @@ use blobpack::medium::{Action, Step};
 use blobpack::store::How;
 use blobpack::{Digest, Durability, Error, OpenOptions, Store};
 
-use crate::check::{caught, recovers, state_of};
-use crate::faults::SCRIPT;
-use crate::history::{NAME, kind};
-use crate::medium::{IN_VAIN, Rig, TestMedium};
-use crate::model::{Contents, Model, Random, run};
-use crate::power::{Power, described};
-use crate::sequences::{Kind, Prepared, options};
-use crate::violations::Violation;
+use super::check::{caught, recovers, state_of};
+use super::faults::SCRIPT;
+use super::history::{NAME, kind};
+use super::medium::{IN_VAIN, Rig, TestMedium};
+use super::model::{Contents, Model, Random, run};
+use super::power::{Power, described};
+use super::sequences::{Kind, Prepared, options};
+use super::violations::Violation;
 
 type Scenario = fn(&Prepared, Option<Violation>) -> Result<(), String>;
 
@@ -69,7 +69,7 @@ impl Run {
         }
         let seen = state_of(&store, &contents)?;
         if seen != model {
-            return Err(crate::differences(&seen, &[model]));
+            return Err(super::differences(&seen, &[model]));
         }
         let steps = rig.take_steps();
         Ok(Run { rig, power: Power::of(&prepared.disk), steps, states, model, contents, _store: store })
@@ -120,12 +120,12 @@ fn kills(prepared: &Prepared, violation: Option<Violation>) -> Result<(), String
         let store = rig.open(&durable()).map_err(|error| context(error.to_string()))?;
         let mut model = state_of(&store, &run.contents).map_err(context)?;
         if !run.allowed(at).contains(&model) {
-            return Err(context(crate::differences(&model, run.allowed(at))));
+            return Err(context(super::differences(&model, run.allowed(at))));
         }
         let mut contents = run.contents.clone();
         let op = Kind::Put.op(40, &model, &mut contents).expect("a put is always possible");
         model.apply(&op);
-        crate::model::run(&store, &op).map_err(|error| context(error.to_string()))?;
+        super::model::run(&store, &op).map_err(|error| context(error.to_string()))?;
         power_fails(&rig, &[model], &contents, at as u64).map_err(context)?;
     }
     Ok(())
@@ -133,7 +133,7 @@ fn kills(prepared: &Prepared, violation: Option<Violation>) -> Result<(), String
 
 fn power_fails(rig: &Rig, allowed: &[Model], contents: &Contents, seed: u64) -> Result<(), String> {
     let mut random = Random(seed);
-    for mood in [crate::power::Mood::Old, crate::power::Mood::Any] {
+    for mood in [super::power::Mood::Old, super::power::Mood::Any] {
         let directory = rig.power().cut(&mut random, mood);
         recovers(&directory, &durable(), allowed, contents).map_err(|error| format!("power cut, {mood:?}: {error}"))?;
     }
@@ -232,7 +232,7 @@ fn one_superblock(prepared: &Prepared, violation: Option<Violation>) -> Result<(
     rig.directory.insert(NAME, bytes);
     let store = rig.open(&durable()).map_err(|error| format!("open: {error}"))?;
     let found = state_of(&store, &run.contents)?;
-    if found == run.model { Ok(()) } else { Err(crate::differences(&found, &[run.model])) }
+    if found == run.model { Ok(()) } else { Err(super::differences(&found, &[run.model])) }
 }
 
 /// A reader that was there before the writer sees each commit, sees each record whole at every step, and follows a
@@ -286,7 +286,7 @@ fn readers_beside(prepared: &Prepared, violation: Option<Violation>) -> Result<(
         for reader in [&reader, &second] {
             let seen = state_of(reader, &contents).map_err(|error| format!("beside operation {place}: {error}"))?;
             if seen != model {
-                return Err(format!("beside operation {place}: {}", crate::differences(&seen, &[model])));
+                return Err(format!("beside operation {place}: {}", super::differences(&seen, &[model])));
             }
         }
         if place == 10 {
@@ -313,7 +313,7 @@ fn while_recovering(prepared: &Prepared, violation: Option<Violation>) -> Result
     let reader = rig.open_read_only().map_err(|error| error.to_string())?;
     let before = state_of(&reader, &run.contents)?;
     if before != run.model {
-        return Err(crate::differences(&before, &[run.model]));
+        return Err(super::differences(&before, &[run.model]));
     }
     let odd = Arc::new(Mutex::new(None));
     let (found, other, contents) = (odd.clone(), rig.clone(), run.contents.clone());

@@ -11,10 +11,10 @@ use blobpack::index::table::Events;
 use blobpack::medium::{Action, Step};
 use blobpack::{Algorithm, Digest, Durability, Name, OpenOptions};
 
-use crate::check::{caught, goes_on, is_readable, recovers};
-use crate::medium::Rig;
-use crate::model::{Contents, Model, Op, Random, run};
-use crate::power::{Image, Power, described};
+use super::check::{caught, goes_on, is_readable, recovers};
+use super::medium::Rig;
+use super::model::{Contents, Model, Op, Random, run};
+use super::power::{Image, Power, described};
 
 /// What one operation of a sequence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

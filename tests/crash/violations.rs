@@ -4,8 +4,8 @@
 use blobpack::format::{Offset, PAGE_BYTES, SPACE_AT, SUPERBLOCKS_AT, live};
 use blobpack::medium::{Action, Step};
 
-use crate::scenarios::{self, SCENARIOS};
-use crate::sequences::Prepared;
+use super::scenarios::{self, SCENARIOS};
+use super::sequences::Prepared;
 
 /// One way to be a bad medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
