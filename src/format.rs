@@ -57,6 +57,8 @@ pub const LARGE_BYTES: u64 = 64 << 10;
 pub const FILE_BYTES_MAX: u64 = 64 << 40;
 /// The longest name, in bytes of UTF-8; the shortest has one.
 pub const NAME_BYTES_MAX: u64 = Name::BYTES_MAX as u64;
+/// No superblock's sequence and no epoch is higher, at one for each nanosecond of a century: what claims it is forged.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// One more than the longest blob.
 pub const BLOB_BYTES_LIMIT: u64 = 1 << 46;
 /// Every record is one cache line.

@@ -10,8 +10,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader,
-    IMAGES_MAX, JumpDetail, Kind, NAME_BYTES_MAX, NameDetail, Offset, Publication, RECORD_BYTES, SPACE_AT, Superblock,
-    align_up, to_u64, to_usize,
+    IMAGES_MAX, JumpDetail, Kind, NAME_BYTES_MAX, NameDetail, Offset, Publication, RECORD_BYTES, SEQUENCE_MAX,
+    SPACE_AT, Superblock, align_up, to_u64, to_usize,
 };
 use crate::medium::Medium;
 use crate::name::Name;
@@ -289,7 +289,10 @@ impl Commit {
         let needed = (body.images.get().checked_mul(RECORD_BYTES)?)
             .checked_add(body.published.get().checked_mul(size_of::<Publication>() as u64)?)?
             .checked_add(size_of::<CommitBody>() as u64)?;
-        (needed <= frame.length && body.images.get() <= IMAGES_MAX).then_some(Commit { frame, detail, body, bytes })
+        let sound = needed <= frame.length
+            && body.images.get() <= IMAGES_MAX
+            && body.sequence.get().max(detail.epoch.get()) <= SEQUENCE_MAX;
+        sound.then_some(Commit { frame, detail, body, bytes })
     }
 
     /// Reads and checks the commit frame at `at`; what lies beyond `end` is not touched.

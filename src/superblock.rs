@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT,
-    SUPERBLOCKS_AT, Superblock, VERSION, features, segment_bytes,
+    CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES,
+    SEQUENCE_MAX, SPACE_AT, SUPERBLOCKS_AT, Superblock, VERSION, features, segment_bytes,
 };
 use crate::log::{PLAIN_BYTES, Tail};
 use crate::medium::Medium;
@@ -182,6 +182,7 @@ fn is_sound(copy: &Superblock, length: u64) -> bool {
     let (directory, depth) = (Offset(copy.directory.get()), copy.depth.get());
     let (slots, commit) = (copy.slots.get(), Offset(copy.commit.get()));
     copy.is_sealed()
+        && copy.sequence.get().max(copy.epoch.get()) <= SEQUENCE_MAX
         && end <= length
         && chunk >= SPACE_AT
         && chunk.is_aligned(CHUNK_ALIGN)
