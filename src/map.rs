@@ -55,11 +55,12 @@ impl Map {
             merge(words.next()?, skip, head);
         }
         let (whole, tail) = rest.as_chunks();
-        for (eight, word) in whole.iter().zip(&mut words) {
+        let (inside, after) = words.as_slice().split_at_checked(whole.len())?;
+        for (eight, word) in whole.iter().zip(inside) {
             word.store(u64::from_ne_bytes(*eight), Ordering::Release);
         }
         if !tail.is_empty() {
-            merge(words.next()?, 0, tail);
+            merge(after.first()?, 0, tail);
         }
         Some(())
     }
@@ -75,11 +76,12 @@ impl Map {
             head.copy_from_slice(&bytes[skip..skip + count]);
         }
         let (whole, tail) = rest.as_chunks_mut();
-        for (eight, word) in whole.iter_mut().zip(&mut words) {
+        let (inside, after) = words.as_slice().split_at_checked(whole.len())?;
+        for (eight, word) in whole.iter_mut().zip(inside) {
             *eight = word.load(Ordering::Acquire).to_ne_bytes();
         }
         if !tail.is_empty() {
-            tail.copy_from_slice(&words.next()?.load(Ordering::Acquire).to_ne_bytes()[..tail.len()]);
+            tail.copy_from_slice(&after.first()?.load(Ordering::Acquire).to_ne_bytes()[..tail.len()]);
         }
         Some(())
     }
@@ -127,6 +129,18 @@ mod tests {
         assert!(Map::memory(0).word(Offset(0)).is_none());
         map.prefetch(Offset(0));
         map.prefetch(Offset(u64::MAX));
+    }
+
+    #[test]
+    fn long_memory_is_zeros_that_cost_nothing_until_they_are_written() {
+        let bytes: u64 = if cfg!(miri) { 1 << 20 } else { 1 << 30 };
+        let map = Map::memory(bytes);
+        assert!(map.length() == bytes && map.is_writable());
+        map.write_bytes(Offset(bytes - 3), &[1, 2, 3]).unwrap();
+        map.flush(Offset(bytes - 8), 8).unwrap();
+        assert_eq!(map.bytes(Offset(bytes - 8), 8), Some(&[0, 0, 0, 0, 0, 1, 2, 3][..]));
+        assert_eq!(map.bytes(Offset(bytes / 2), 4096), Some(&[0; 4096][..]));
+        assert!(map.word(Offset(bytes)).is_none());
     }
 
     #[test]

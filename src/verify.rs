@@ -436,7 +436,11 @@ impl<M: Medium> Verifier<'_, M> {
                 }
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(work.len() / STEP + 1);
+        let mut threads = work.len() / STEP + 1;
+        if threads > 1 {
+            // To ask takes longer than a small pack does.
+            threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(threads);
+        }
         let mut damage = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(hash)).collect();
             let mut damage = Vec::new();

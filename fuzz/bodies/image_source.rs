@@ -1,5 +1,6 @@
 //! Any archive as an image's source: a whole image that comes out and goes in again, or an error and nothing.
 
+use blobpack::commit::Tuning;
 use blobpack::image::{ExportOptions, ImportOptions, Location, Source, export_to, import};
 use blobpack::medium::{Sim, SimDirectory};
 use blobpack::{Algorithm, Digest, Name, Store};
@@ -55,7 +56,8 @@ pub fn run(input: &[u8]) {
 
 fn store() -> Store<Sim> {
     let medium = SimDirectory::new(FILE_BYTES_MAX).create(PACK).expect("nothing is there");
-    Store::options().create_in(medium).expect("there is room").expect("nobody else makes one")
+    let tuning = Tuning { chunk_bytes: 64 << 10, ..Tuning::default() };
+    Store::options().tuning(tuning).create_in(medium).expect("there is room").expect("nobody else makes one")
 }
 
 fn counts(store: &Store<Sim>) -> Vec<(Digest, u64, u64)> {

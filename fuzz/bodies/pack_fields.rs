@@ -69,14 +69,14 @@ impl Base {
 #[allow(dead_code, reason = "the tests handle it in every way")]
 pub fn run(input: &[u8]) {
     let Some((&head, changes)) = input.split_first() else { return };
-    pack_bytes::one(&changed(head, changes), head >> 2);
+    pack_bytes::one(changed(head, changes), head >> 2);
 }
 
 /// The pack that an input stands for, handled in every way.
 #[allow(dead_code, reason = "the fuzzer chooses one way")]
 pub fn run_in_every_way(input: &[u8]) {
     if let Some((&head, changes)) = input.split_first() {
-        pack_bytes::every(&changed(head, changes));
+        pack_bytes::every(changed(head, changes));
     }
 }
 

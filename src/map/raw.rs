@@ -23,6 +23,7 @@ pub struct Map {
 
 enum Backing {
     File { map: MmapRaw, write: bool },
+    Anonymous { _map: MmapRaw },
     Memory { words: NonNull<[u64]> },
 }
 
@@ -35,15 +36,24 @@ unsafe impl Send for Map {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Map {}
 
+/// From so many bytes on memory is mapped and not allocated.
+const MAPPED_BYTES_MIN: u64 = 256 << 10;
+
 impl Map {
     /// Writable memory of `bytes` bytes (rounded up to whole words), all zero. Pages that nobody stores to cost
     /// nothing.
     #[must_use]
     pub fn memory(bytes: u64) -> Arc<Map> {
         let count = to_usize(bytes.div_ceil(WORD_BYTES));
-        // `vec!` asks the allocator for zeroed memory and writes none of it.
+        let length = to_u64(count) * WORD_BYTES;
+        if let Some(map) = anonymous(length)
+            && let Some(start) = NonNull::new(map.as_mut_ptr())
+        {
+            return Arc::new(Map { start, length, backing: Backing::Anonymous { _map: map } });
+        }
+        // `vec!` asks the allocator for zeroed memory.
         let words = NonNull::from(Box::leak(vec![0u64; count].into_boxed_slice()));
-        Arc::new(Map { start: words.cast(), length: to_u64(count) * WORD_BYTES, backing: Backing::Memory { words } })
+        Arc::new(Map { start: words.cast(), length, backing: Backing::Memory { words } })
     }
 
     /// Maps the first `bytes` bytes of a file, shared with all others who have it open. The map may be longer than the
@@ -75,7 +85,7 @@ impl Map {
     pub fn is_writable(&self) -> bool {
         match self.backing {
             Backing::File { write, .. } => write,
-            Backing::Memory { .. } => true,
+            Backing::Anonymous { .. } | Backing::Memory { .. } => true,
         }
     }
 
@@ -134,7 +144,7 @@ impl Map {
         self.at(offset, length).ok_or(io::ErrorKind::InvalidInput)?;
         match &self.backing {
             Backing::File { map, .. } => map.flush_range(to_usize(offset.0), to_usize(length)),
-            Backing::Memory { .. } => Ok(()),
+            Backing::Anonymous { .. } | Backing::Memory { .. } => Ok(()),
         }
     }
 
@@ -157,6 +167,16 @@ impl Map {
         // empty range.
         Some(unsafe { self.start.add(to_usize(offset.0)) })
     }
+}
+
+/// Zeroed pages that take no memory, nor are counted as promised, until somebody stores to them. An allocator zeroes by
+/// hand what it had given out before. `None` where that is not worth it, or can't be had.
+fn anonymous(length: u64) -> Option<MmapRaw> {
+    if length < MAPPED_BYTES_MIN || cfg!(miri) {
+        return None;
+    }
+    let map = MmapOptions::new().len(usize::try_from(length).ok()?).no_reserve_swap().map_anon().ok()?;
+    Some(MmapRaw::from(map))
 }
 
 impl Drop for Map {

@@ -249,7 +249,7 @@ impl State {
     fn apply(&mut self, file: &Arc<SimFile>, action: &Action) {
         match action {
             Action::Insert { names, bytes } => {
-                file.write(Offset(0), bytes);
+                file.fill(bytes);
                 self.names.extend(names.iter().map(|name| (name.clone(), Arc::clone(file))));
             }
             Action::Write { offset, bytes, .. } => file.write(*offset, bytes),

@@ -1,5 +1,6 @@
 //! One file in memory.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -27,7 +28,7 @@ impl SimFile {
     pub(super) fn new(number: u64, bytes_max: u64) -> SimFile {
         SimFile {
             number,
-            map: Map::memory(bytes_max),
+            map: memory(bytes_max),
             length: AtomicU64::new(0),
             pages: Mutex::default(),
             written: Mutex::default(),
@@ -62,8 +63,26 @@ impl SimFile {
 
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; to_usize(self.length())];
-        self.map.read_bytes(Offset(0), &mut bytes).expect("the map is as long as the file can become");
+        // What was not written is zeros already.
+        for &page in self.written().range(..self.length().div_ceil(PAGE_BYTES)) {
+            let from = to_usize(page * PAGE_BYTES);
+            let to = bytes.len().min(from + to_usize(PAGE_BYTES));
+            let read = self.map.read_bytes(Offset(page * PAGE_BYTES), &mut bytes[from..to]);
+            read.expect("the map is as long as the file can become");
+        }
         bytes
+    }
+
+    /// Gives a new file all its bytes. Pages of zeros have their place and are not written: they hold no data.
+    pub(super) fn fill(&self, bytes: &[u8]) {
+        let mut at = Offset(0);
+        for page in bytes.chunks(to_usize(PAGE_BYTES)) {
+            if *page != ZEROS[..page.len()] {
+                self.write(at, page);
+            }
+            at.0 += PAGE_BYTES;
+        }
+        self.allocate(Offset(0), to_u64(bytes.len()));
     }
 
     /// Bytes that have a place.
@@ -109,7 +128,7 @@ impl SimFile {
         let inside: Vec<u64> = self.written().range(touched(offset, end.saturating_sub(offset.0))).copied().collect();
         for page in inside {
             let from = offset.0.max(page * PAGE_BYTES);
-            let zeros = &[0; to_usize(PAGE_BYTES)][..to_usize(end.min((page + 1) * PAGE_BYTES) - from)];
+            let zeros = &ZEROS[..to_usize(end.min((page + 1) * PAGE_BYTES) - from)];
             self.map.write_bytes(Offset(from), zeros).expect("the file is no longer than the map");
         }
         let whole = offset.0.div_ceil(PAGE_BYTES)..offset.0.saturating_add(length) / PAGE_BYTES;
@@ -148,6 +167,40 @@ impl SimFile {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+thread_local! {
+    /// Memory of files that are gone, all zeros again: for a fuzzer, which makes the same files over and over. Fresh
+    /// pages would cost it more than what it does to them.
+    static SPARE: RefCell<Vec<Arc<Map>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// No more memory is kept.
+const SPARE_MAX: usize = 8;
+
+fn memory(bytes: u64) -> Arc<Map> {
+    let spare = SPARE.with_borrow_mut(|spare| {
+        let found = spare.iter().position(|map| map.length() == bytes)?;
+        Some(spare.swap_remove(found))
+    });
+    spare.unwrap_or_else(|| Map::memory(bytes))
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        // Who still has the map may read it.
+        if cfg!(fuzzing) && Arc::get_mut(&mut self.map).is_some() {
+            for &page in &*self.written() {
+                self.map.write_bytes(Offset(page * PAGE_BYTES), &ZEROS).expect("it was written before");
+            }
+            SPARE.with_borrow_mut(|spare| {
+                spare.insert(0, Arc::clone(&self.map));
+                spare.truncate(SPARE_MAX);
+            });
+        }
+    }
+}
+
+const ZEROS: [u8; to_usize(PAGE_BYTES)] = [0; to_usize(PAGE_BYTES)];
 
 /// The numbers of the pages that a range touches.
 fn touched(offset: Offset, length: u64) -> Range<u64> {
