@@ -198,6 +198,22 @@ fn a_commit_that_contradicts_itself_is_none() {
     assert!(parsed(Kind::Commit, 256, 0, u64::MAX, 0).is_none());
 }
 
+/// Recovery counts up from both; that overflowed.
+#[test]
+fn a_commit_whose_sequence_or_epoch_nobody_reaches_is_none() {
+    let parsed = |sequence, epoch| {
+        let mut body = CommitBody::read_from_bytes(&[0; 128]).unwrap();
+        body.sequence = U64::new(sequence);
+        let mut detail = CommitDetail::read_from_bytes(&[0; 32]).unwrap();
+        (detail.epoch, detail.body_checksum) = (U64::new(epoch), U32::new(crc32fast::hash(body.as_bytes())));
+        let frame = frame(Kind::Commit, Offset(SPACE_AT.0 + 64), 128, &detail);
+        Commit::parse(frame, body.as_bytes().to_vec())
+    };
+    assert!(parsed(SEQUENCE_MAX, SEQUENCE_MAX).is_some());
+    assert!(parsed(SEQUENCE_MAX + 1, 0).is_none());
+    assert!(parsed(0, u64::MAX).is_none());
+}
+
 #[test]
 fn a_group_of_several_frames_takes_the_room_that_was_reserved() {
     let most = IMAGES_MAX;

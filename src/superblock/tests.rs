@@ -85,9 +85,13 @@ fn positions_may_reach_their_limits_and_no_further() {
         (copy.end, copy.depth, copy.directory) = (U64::new(FILE_BYTES_MAX), U32::new(DEPTH_MAX), U64::new(1 << 30));
     });
     assert!(is_sound(&deepest, FILE_BYTES_MAX));
+    let last = changed(sound, |copy| (copy.sequence, copy.epoch) = (U64::new(SEQUENCE_MAX), U64::new(SEQUENCE_MAX)));
+    assert!(is_sound(&last, 1 << 20));
 
     type Change = fn(&mut Superblock);
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 19] = [
+        ("the sequence can't be counted up", |copy| copy.sequence = U64::new(SEQUENCE_MAX + 1)),
+        ("the epoch can't be counted up", |copy| copy.epoch = U64::new(u64::MAX)),
         ("the end lies behind the file", |copy| copy.end += 1),
         ("the chunk lies in the head", |copy| copy.chunk -= CHUNK_ALIGN),
         ("the chunk is not aligned", |copy| {
