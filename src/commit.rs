@@ -8,7 +8,7 @@
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
 //!    then the commit frame, contiguous, in one call. A crash in here leaves frames that no commit vouches for, or a
 //!    commit that fails its checksums: recovery cuts the log there. Nobody was told anything.
-//! 3. **Sync** the range, in the same call (`RWF_DSYNC`, R2). The blobs of extents were synced before step 1, so a
+//! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents were synced before step 1, so a
 //!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
 //!    this: recovery finds the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or
 //!    not there.
@@ -46,7 +46,7 @@ use crate::batch::{Large, NewName, Operation, Operations, Small};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, Superblock, align_up, directory_bytes, features, live,
+    BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, Superblock, align_up, directory_bytes, features, live, to_usize,
 };
 use crate::graph::{Changes, Outcome, Records, Removed};
 use crate::index::table::{Events, Table};
@@ -107,6 +107,8 @@ pub(crate) const RESERVED_LOG_BYTES: u64 = RESERVED_DEREFERENCES * 512;
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
 /// The slots of so many records ahead are prefetched where many are looked up.
 const AHEAD: usize = 8;
+/// A group is small where it takes no more than this share of a chunk.
+const SMALL_SHARE: u64 = 16;
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
@@ -676,6 +678,8 @@ impl<M: Medium> Writer<M> {
             pieces.extend(pending.frames.iter().map(|(at, range)| (*at, &pending.arena[range.clone()])));
             pieces.push((pending.commit.0, &pending.commit.1));
         }
+        let ahead = self.room_ahead(group);
+        pieces.extend(ahead.as_ref().map(|(at, zeros)| (*at, &zeros[..])));
         pieces.sort_by_key(|(at, _)| *at);
         let follows = |a: &(Offset, &[u8]), b: &(Offset, &[u8])| a.0.0 + a.1.len() as u64 == b.0.0;
         for run in pieces.chunk_by(follows) {
@@ -703,6 +707,20 @@ impl<M: Medium> Writer<M> {
                 .map_err(|e| Error::io("store the durable tail", self.medium.path(), e))?;
         }
         Ok(())
+    }
+
+    /// What a small durable group leaves free of the chunk that it begins: zeros, to be written with it.
+    ///
+    /// A file system notes in its journal that a block was written for the first time, and a synced write waits for
+    /// that as well. So the blocks of the small groups to come are all written now, in one call, and each of those
+    /// groups waits for its own bytes alone. Large groups write each block once.
+    fn room_ahead(&self, group: &[Pending]) -> Option<(Offset, Vec<u8>)> {
+        let tail = group.last()?.tail;
+        let begins_chunk = group.iter().any(|pending| !pending.heads.is_empty());
+        let is_small = tail.at.0 - tail.chunk.0 <= (tail.chunk_end - tail.chunk.0) / SMALL_SHARE;
+        let durable = self.settings.durability == Durability::PowerLoss;
+        (begins_chunk && is_small && durable && self.medium.overwrites_in_place())
+            .then(|| (tail.at, vec![0; to_usize(tail.chunk_end - tail.at.0)]))
     }
 
     fn apply(&self, applied: &mut Applied, pending: &Pending) -> Result<()> {

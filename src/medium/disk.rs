@@ -246,6 +246,10 @@ impl Medium for Disk {
         }
     }
 
+    fn overwrites_in_place(&self) -> bool {
+        !self.shares_blocks()
+    }
+
     fn write_back(&self, offset: Offset, length: u64) {
         sys::write_back(&self.file, offset.0, length);
     }

@@ -168,6 +168,11 @@ pub trait Medium: Send + Sync + Sized + 'static {
         Ok(true)
     }
 
+    /// Whether what was written can be written again where it is, without room and sooner than the first time.
+    fn overwrites_in_place(&self) -> bool {
+        false
+    }
+
     /// Waits for a moment: between two attempts of a lookup that met a changing index.
     fn pause(&self);
 

@@ -62,6 +62,8 @@ struct State {
     violation: Option<Violation>,
     /// Steps that a violation holds back.
     held_back: Vec<Step>,
+    /// Whether the medium says that it overwrites in place.
+    overwrites: bool,
 }
 
 /// What all handles on a directory have in common.
@@ -115,6 +117,11 @@ impl Rig {
     pub fn open_read_only(&self) -> Result<Store<TestMedium>, Error> {
         let options = OpenOptions::new().read_only(true);
         Ok(self.open_handle(self.handle(false)?, &options, How::Open)?.expect("a reader takes what is there"))
+    }
+
+    /// From here on the medium says that it overwrites in place.
+    pub fn overwrite_in_place(&self) {
+        self.state().overwrites = true;
     }
 
     /// The steps so far, taken out.
@@ -418,6 +425,10 @@ impl Medium for TestMedium {
 
     fn is_ready(&self) -> io::Result<bool> {
         if self.violates(Violation::ReadyAtOnce) { Ok(true) } else { self.inner.is_ready() }
+    }
+
+    fn overwrites_in_place(&self) -> bool {
+        self.rig.state().overwrites
     }
 
     /// An observer that waits for the one whom it interrupts would do so in vain.

@@ -12,9 +12,9 @@ use super::check::{caught, recovers, state_of};
 use super::faults::SCRIPT;
 use super::history::{NAME, kind};
 use super::medium::{IN_VAIN, Rig, TestMedium};
-use super::model::{Contents, Model, Random, run};
+use super::model::{Contents, Model, Op, Random, run};
 use super::power::{Power, described};
-use super::sequences::{Kind, Prepared, options};
+use super::sequences::{Kind, Prepared, blob, options};
 use super::violations::Violation;
 
 type Scenario = fn(&Prepared, Option<Violation>) -> Result<(), String>;
@@ -56,11 +56,20 @@ impl Run {
     fn of(prepared: &Prepared, violation: Option<Violation>, script: &[Kind]) -> Result<Run, String> {
         let rig = Rig::new(prepared.disk.directory(), 3);
         rig.violate(violation);
+        Run::on(rig, prepared, script.len(), |place, model, contents| script[place].op(place, model, contents))
+    }
+
+    fn on(
+        rig: Rig,
+        prepared: &Prepared,
+        length: usize,
+        op_at: impl Fn(usize, &Model, &mut Contents) -> Option<Op>,
+    ) -> Result<Run, String> {
         let (mut model, mut contents) = (prepared.model.clone(), prepared.contents.clone());
         let store = rig.open(&durable()).map_err(|error| format!("open: {error}"))?;
         let mut states = vec![(0, vec![model.clone()])];
-        for (place, what) in script.iter().enumerate() {
-            let Some(op) = what.op(place, &model, &mut contents) else { continue };
+        for place in 0..length {
+            let Some(op) = op_at(place, &model, &mut contents) else { continue };
             let before = model.clone();
             model.apply(&op);
             states.push((rig.step_count(), vec![before, model.clone()]));
@@ -82,7 +91,10 @@ impl Run {
 }
 
 fn power_cuts(prepared: &Prepared, violation: Option<Violation>) -> Result<(), String> {
-    let run = Run::of(prepared, violation, &SCRIPT)?;
+    cut_power(&Run::of(prepared, violation, &SCRIPT)?)
+}
+
+fn cut_power(run: &Run) -> Result<(), String> {
     let (mut power, mut random, mut seen) = (run.power.clone(), Random(5), BTreeSet::new());
     for (at, step) in run.steps.iter().enumerate() {
         power.begin(step);
@@ -332,4 +344,16 @@ fn while_recovering(prepared: &Prepared, violation: Option<Violation>) -> Result
     opened?;
     let odd = odd.lock().unwrap().take();
     odd.map_or(Ok(()), Err)
+}
+
+#[test]
+fn zeros_written_ahead_of_small_commits_are_no_part_of_the_log() {
+    let prepared = Prepared::new(1);
+    let rig = Rig::new(prepared.disk.directory(), 3);
+    rig.overwrite_in_place();
+    let run = Run::on(rig, &prepared, 50, |place, _, contents| Some(blob(100 + place as u64, 3000, contents))).unwrap();
+    let is_ahead =
+        |step: &&Step| matches!(&step.action, Action::Write { bytes, .. } if bytes.ends_with(&[0; 32 << 10]));
+    assert!(run.steps.iter().filter(is_ahead).count() > 1, "no chunk was written ahead");
+    cut_power(&run).unwrap();
 }

@@ -51,7 +51,7 @@ pub const KINDS: [Kind; 13] = [
 ];
 
 /// Bytes that no other number and length have, and their digest.
-fn blob(number: u64, length: usize, contents: &mut Contents) -> Op {
+pub fn blob(number: u64, length: usize, contents: &mut Contents) -> Op {
     let mut random = Random(number << 32 | length as u64);
     let bytes: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
     let digest = Digest::of(if number % 5 == 4 { Algorithm::Sha512 } else { Algorithm::Sha256 }, &bytes);

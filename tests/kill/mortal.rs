@@ -250,6 +250,10 @@ impl<M: Medium> Medium for Mortal<M> {
         self.inner.is_ready()
     }
 
+    fn overwrites_in_place(&self) -> bool {
+        self.inner.overwrites_in_place()
+    }
+
     fn pause(&self) {
         self.inner.pause();
     }
