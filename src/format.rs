@@ -1031,6 +1031,88 @@ mod tests {
     }
 
     #[test]
+    fn everything_stands_where_the_format_says() {
+        const KIB: u64 = 1024;
+        assert_eq!((IDENTITY_AT.0, SUPERBLOCKS_AT[0].0, SUPERBLOCKS_AT[1].0), (0, 64 * KIB, 128 * KIB));
+        assert_eq!((LIVE_AT.0, SPACE_AT.0, CHUNK_ALIGN, LARGE_BYTES), (192 * KIB, 256 * KIB, 64 * KIB, 64 * KIB));
+        let live_page = [live::WORD, live::NOTICE, live::DURABLE, live::HOST].map(|at| at.0 - LIVE_AT.0);
+        assert_eq!(live_page, [0, 8, 16, 24]);
+        assert_eq!((FILE_BYTES_MAX, BLOB_BYTES_LIMIT, IMAGES_MAX), (64 * KIB.pow(4), 64 * KIB.pow(4), KIB * KIB));
+        let codes =
+            [Kind::Blob, Kind::Commit, Kind::Chunk, Kind::Jump, Kind::Link, Kind::Run, Kind::Name, Kind::Padding];
+        assert!((1..=8).map(|code| Kind::from_code(code).unwrap()).eq(codes));
+        assert_eq!((Kind::from_code(0), Kind::from_code(9)), (None, None));
+    }
+
+    #[test]
+    fn positions_are_rounded_up_and_end_with_the_longest_file() {
+        assert_eq!([0, 1, 64, 65].map(|n| align_up(n, 64)), [0, 64, 64, 128]);
+        assert_eq!(Offset(4097).align_up(4096), Offset(8192));
+        assert!(Offset(0).is_aligned(64) && Offset(192).is_aligned(64));
+        assert!(!Offset(32).is_aligned(64) && !Offset(65).is_aligned(64));
+        assert_eq!(Offset(5).checked_add(6), Some(Offset(11)));
+        assert_eq!(Offset(5).checked_add(FILE_BYTES_MAX - 5), Some(Offset(FILE_BYTES_MAX)));
+        assert_eq!(Offset(5).checked_add(FILE_BYTES_MAX - 4), None);
+        assert_eq!(Offset(5).checked_add(u64::MAX), None);
+        assert_eq!(Offset(1234).to_string(), "1234");
+        assert_eq!((to_usize(1 << 40), to_u64(1 << 40)), (1 << 40, 1 << 40));
+        assert_eq!([4, 63, 64].map(segment_bytes), [4096, 4096, 8192]);
+        assert_eq!([0, 9, 10].map(directory_bytes), [4096, 4096, 8192]);
+    }
+
+    #[test]
+    fn a_search_begins_where_the_low_half_of_the_tag_says() {
+        let tag = |low: u64| 0xabcd_ef01 << 32 | low;
+        assert_eq!([0, 0x4000_0000, 0x8000_0000, 0xffff_ffff].map(|low| home_slot(tag(low), 60)), [0, 15, 30, 59]);
+    }
+
+    #[test]
+    fn words_have_their_parts_where_the_format_says() {
+        // What is counted modulo 2^24 is cut off.
+        let word = LiveWord { directory: Offset(3 * PAGE_BYTES), depth: 5, switches: 0x700_0009 };
+        assert_eq!(word.pack(), 3 << 30 | 5 << 24 | 9);
+        let most = LiveWord { directory: Offset(((1 << 34) - 1) * PAGE_BYTES), depth: 63, switches: 0xff_ffff };
+        assert_eq!(LiveWord::unpack(u64::MAX), most);
+        let entry = Entry { segment: Offset(3 * PAGE_BYTES), generation: 0x700_0009 };
+        assert_eq!(entry.pack(), 3 << 24 | 9);
+        let most = Entry { segment: Offset(((1 << 40) - 1) * PAGE_BYTES), generation: 0xff_ffff };
+        assert_eq!(Entry::unpack(u64::MAX), most);
+    }
+
+    #[test]
+    fn regions_begin_with_generations_of_their_own() {
+        let first: Vec<u64> = (1..100).map(|page| first_generation(Offset(page * PAGE_BYTES))).collect();
+        assert_eq!(first[0], 0x9e_3779);
+        assert!(first.iter().all(|generation| generation % 2 == 1 && *generation < 1 << 24));
+        assert_eq!(first.iter().collect::<std::collections::BTreeSet<_>>().len(), first.len());
+    }
+
+    #[test]
+    fn a_checksum_covers_all_but_its_own_field() {
+        for length in [64, 192] {
+            let bytes: Vec<u8> = (0..length).collect();
+            let mut blank = bytes.clone();
+            blank[12..16].fill(0);
+            assert_eq!(checksum_without(&bytes, 12), crc32fast::hash(&blank), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn frames_end_where_the_next_can_begin() {
+        assert_eq!([0, 1, 64, 65].map(name_frame_bytes), [64, 128, 128, 192]);
+        assert_eq!([0, 1, 64, 65].map(|length| frame_bytes(Algorithm::Sha256, length)), [64, 128, 128, 192]);
+        assert_eq!([0, 1, 64].map(|length| frame_bytes(Algorithm::Sha384, length)), [128, 192, 192]);
+        let parsed = |length| {
+            let header = FrameHeader::plain(77, Kind::Run, Offset(640), length, [5; 32]);
+            Frame::parse(header.as_bytes(), 77, Offset(640))
+        };
+        let frame = parsed(65).unwrap();
+        assert_eq!((frame.body(), frame.end(), frame.length), (Offset(704), Offset(832), 65));
+        assert_eq!(frame.detail::<CommitDetail>().as_bytes(), [5; 32]);
+        assert!(parsed(BLOB_BYTES_LIMIT - 1).is_some() && parsed(BLOB_BYTES_LIMIT).is_none());
+    }
+
+    #[test]
     fn a_frame_is_refused_when_any_of_its_bits_is_flipped() {
         for algorithm in Algorithm::ALL {
             let digest = Digest::of(algorithm, b"payload");

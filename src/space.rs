@@ -488,3 +488,6 @@ impl Space {
 pub fn run_segments(total: u64, needed: u64) -> u64 {
     needed.max((total / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,6 +178,9 @@ fn what_is_no_pack_is_told_apart_from_a_damaged_and_from_a_newer_one() {
     holds(text(1 << 20, None, [Some(broken), None]), true, "the identity and both superblocks");
     let other = identity(*b"blobpics", VERSION);
     holds(text(1 << 20, Some(other), [None, None]), false, "does not begin with");
+    let rotten = Identity { checksum: sound.identity.checksum + 1, ..sound.identity };
+    holds(text(1 << 20, Some(rotten), [None, None]), false, "does not begin with");
+    holds(text(1 << 20, Some(rotten), [Some(broken), None]), true, "the identity and both superblocks");
 
     let newer = identity(MAGIC, VERSION + 1);
     let unknown_seal = Identity { checksum: newer.checksum + 1, ..newer };
