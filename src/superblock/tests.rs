@@ -311,27 +311,34 @@ fn unknown_features_forbid_what_they_say() {
 }
 
 #[test]
-fn a_superblock_announces_names_from_the_first_on() {
-    let before = at_the_limits().sealed();
+fn a_superblock_tells_the_state_of_the_pack_and_announces_names_from_the_first_on() {
+    let before = changed(at_the_limits(), |copy| copy.compatible = U64::new(4));
     let tail = Tail {
-        at: Offset(300 << 10),
-        chunk: SPACE_AT,
+        epoch: 6,
+        chunk: Offset(320 << 10),
         chunk_end: 512 << 10,
-        commit: Offset(299 << 10),
+        at: Offset(400 << 10),
+        commit: Offset(399 << 10),
         commit_checksum: 5,
-        ..Tail::of(&before)
     };
-    let space = Space::empty(99, 4, u64::MAX);
+    let medium = SimDirectory::new(4 << 20).create(PACK).unwrap();
+    let mut space = Space::empty(99, 4, u64::MAX);
+    space.promise(&medium, 1, 0).unwrap();
     let live = LiveWord { directory: Offset(600 << 10), depth: 3, switches: 0 };
     let next = |before: &Superblock, names| {
-        let counters = CountersNow { names, ..CountersNow::default() };
-        next_superblock(before, &tail, &space, live, counters)
+        let counters = CountersNow { blobs: 2, names, live_bytes: 7, ..CountersNow::default() };
+        let next = next_superblock(before, &tail, &space, live, counters);
+        assert_eq!(CountersNow::from(next.counters), counters);
+        next
     };
     let plain = next(&before, 0);
-    assert_eq!((plain.sequence.get(), plain.end.get(), plain.incompatible.get()), (8, SPACE_AT.0, 0));
-    assert_eq!((plain.tail.get(), plain.commit.get(), plain.commit_checksum.get()), (300 << 10, 299 << 10, 5));
-    assert_eq!((plain.directory.get(), plain.depth.get(), plain.run.get()), (600 << 10, 3, 0));
-    assert_eq!((plain.slots, plain.identity), (before.slots, before.identity));
+    assert_eq!(plain.sequence.get(), before.sequence.get() + 1);
+    assert_eq!(Tail::of(&plain), tail);
+    assert_eq!((Offset(plain.end.get()), Offset(plain.run.get())), (space.end(), space.run()));
+    assert!(space.run() > Offset::NONE && space.end() > SPACE_AT);
+    assert_eq!((plain.directory.get(), plain.depth.get()), (600 << 10, 3));
+    assert_eq!((plain.slots, plain.identity, plain.compatible), (before.slots, before.identity, before.compatible));
+    assert_eq!(plain.incompatible.get(), 0);
     let named = next(&before, 1);
     assert_eq!(named.incompatible.get(), features::NAMES);
     assert_eq!(next(&named, 0).incompatible.get(), features::NAMES, "it keeps what it announced");
