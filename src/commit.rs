@@ -22,6 +22,15 @@
 //! go on, from an index in memory that is made of the last checkpoint and the log: that in the file may be changed by
 //! half, and after a failed sync the system may drop what it had of it.
 //!
+//! # What a put costs
+//!
+//! One of 256 bytes in a batch of a thousand takes 6,200 instructions beside its hash (`cargo bench --bench
+//! instructions`): 2,300 to change the index, of which half is for records that move when their segment is split; 1,700
+//! to decide, most of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
+//! to lay out frames and for their checksums. Of copies there are two, into the batch and into the page cache, and of
+//! system calls one a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is
+//! the hash, one copy and one slot.
+//!
 //! # The first name
 //!
 //! A blobpack that does not know names would take the first name frame for the log's end, and cut off what follows. So

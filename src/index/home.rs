@@ -4,6 +4,19 @@
 //! fast where the next begins while this one waits, for which few instructions may lie between: so there is one bounds
 //! check for each line, all misfortunes have the same end, and the unpredictable choice between the first two slots,
 //! where nine hits out of ten are, is not a branch.
+//!
+//! # What a get costs
+//!
+//! No system call, no copy, and no store to memory that another thread reads. 186 instructions
+//! (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the digest. Of cache
+//! lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB for a million
+//! records; the slot's, and the frame's header, which are waited for; and what the caller reads of the payload. The least
+//! that can be is the last two: without an index in between the place of a frame would have to be known.
+//!
+//! A profile of random gets of a million blobs of 256 bytes has 45 of 100 samples at the slot's first word and 38 at
+//! the frame's. As a processor holds some 300 instructions, less than two gets wait at a time; a hash map in memory has
+//! a tenth of the instructions and waits for five. What was tried and did not pay: four slots in place of the first two
+//! (slower by an eighth: it is memory that is short), and huge pages for the index (a tenth at most, within the noise).
 
 use std::hint::select_unpredictable;
 
