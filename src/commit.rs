@@ -27,9 +27,9 @@
 //! One of 256 bytes in a batch of a thousand takes 6,200 instructions beside its hash (`cargo bench --bench
 //! instructions`): 2,300 to change the index, of which half is for records that move when their segment is split; 1,700
 //! to decide, most of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
-//! to lay out frames and for their checksums. Of copies there are two, into the batch and into the page cache, and of
-//! system calls one a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is
-//! the hash, one copy and one slot.
+//! to lay out frames and for their checksums. There are two copies, into the batch and into the page cache, and one
+//! system call a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is the
+//! hash, one copy and one slot.
 //!
 //! # The first name
 //!

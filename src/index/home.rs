@@ -7,11 +7,11 @@
 //!
 //! # What a get costs
 //!
-//! No system call, no copy, and no store to memory that another thread reads. 186 instructions
-//! (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the digest. Of cache
-//! lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB for a million
-//! records; the slot's, and the frame's header, which are waited for; and what the caller reads of the payload. The least
-//! that can be is the last two: without an index in between the place of a frame would have to be known.
+//! No system call, no copy, and no store to memory that another thread reads. 186 instructions (`cargo bench --bench
+//! instructions`), of which 20 are for the tag and 25 compare the frame with the digest. Of cache lines it takes one of
+//! the live page, which stays in the processor; one of the directory, 256 KiB for a million records; the slot's and the
+//! frame header's, which are waited for; and what the caller reads of the payload. The least that can be is the last
+//! two: without an index in between the place of a frame would have to be known.
 //!
 //! A profile of random gets of a million blobs of 256 bytes has 45 of 100 samples at the slot's first word and 38 at
 //! the frame's. As a processor holds some 300 instructions, less than two gets wait at a time; a hash map in memory has
