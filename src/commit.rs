@@ -58,6 +58,7 @@ use crate::format::{
     BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, Superblock, align_up, directory_bytes, features, live, to_usize,
 };
 use crate::graph::{Changes, Outcome, Records, Removed};
+use crate::index::room::Room;
 use crate::index::table::{Events, Table};
 use crate::log::{
     CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob, seal_name,
@@ -263,6 +264,8 @@ struct State {
     moved: bool,
     images_since_checkpoint: u64,
     bytes_since_checkpoint: u64,
+    /// How deep the batches on their way may make the directory.
+    depth_promised: u32,
     /// Promised to batches that a checkpoint overtook, up to a ticket: they copy what they were decided not to have to.
     overtaken: Vec<(u64, u64)>,
 }
@@ -341,6 +344,7 @@ impl<M: Medium> Writer<M> {
             moved: false,
             images_since_checkpoint: 0,
             bytes_since_checkpoint: 0,
+            depth_promised: 0,
             overtaken: Vec::new(),
         };
         Writer {
@@ -564,7 +568,7 @@ impl<M: Medium> Writer<M> {
         }
         let (images, published) = (outcome.images.len() as u64, decided.published.len() as u64);
         self.make_room(plan, 0, group_bytes(images, published) + reserve)?;
-        let promised = self.reserve_index(images, removals_only)?;
+        let promised = self.reserve_index(state, &outcome, removals_only)?;
 
         let fields = CommitFields {
             sequence: state.sequence,
@@ -620,24 +624,45 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Reserves index regions for so many images; returns what was promised.
-    fn reserve_index(&self, images: u64, removals_only: bool) -> Result<u64> {
-        let mut space = lock(&self.space);
-        let needed = space.segments_needed(images);
+    /// Reserves index regions for a batch; returns how many segments were promised.
+    fn reserve_index(&self, state: &mut State, outcome: &Outcome, removals_only: bool) -> Result<u64> {
+        let images = outcome.images.len() as u64;
+        // Nobody changes the index meanwhile.
+        let applied = lock(&self.applied);
+        self.check()?;
+        let live = applied.table.live();
+        let mut depth = if state.in_flight.waiting.is_empty() { live.depth } else { state.depth_promised };
         if removals_only {
+            let mut space = lock(&self.space);
             // On a full disk the reserve serves; the promise of the exact worst case would ask for more than is kept.
-            let copies = needed.min(images).min(space.copies_needed(images));
-            space.reserve_directory(self.medium.as_ref(), directory_bytes(self.source.view().live().depth))?;
+            let copies = images.min(space.copies_needed(images));
+            space.reserve_directory(self.medium.as_ref(), directory_bytes(live.depth))?;
             space.promise(self.medium.as_ref(), copies, 0)?;
+            state.depth_promised = depth;
             return Ok(copies);
         }
+        let waiting = state.in_flight.waiting.iter().flat_map(|(_, outcome)| &outcome.images);
+        let tags: Vec<u64> = outcome.images.iter().chain(waiting).map(|image| image.record.tag()).collect();
+        let (end, planned) = {
+            let space = lock(&self.space);
+            (space.end().0, space.usual_growth(images, live.depth))
+        };
+        let planned = Room { segments: planned.0, depth: planned.1 };
+        let mut view = self.source.view();
+        if view.outgrown(end) {
+            view = self.source.renew()?;
+        }
+        let room = view.room_for(live, &tags, outcome.images.len(), planned)?;
+        depth = depth.max(room.depth);
+
+        let mut space = lock(&self.space);
+        let needed = space.copies_needed(images) + room.segments;
         space.promise(self.medium.as_ref(), needed, self.settings.tuning.reserve_segments)?;
-        // One batch may double the directory more than once.
-        let depth = self.source.view().live().depth.max(space.depth_after(needed));
-        if let Err(error) = space.reserve_directories(self.medium.as_ref(), directory_bytes(depth + 1)) {
+        if let Err(error) = space.reserve_directories(self.medium.as_ref(), directory_bytes(depth)) {
             space.release(needed);
             return Err(error);
         }
+        state.depth_promised = depth;
         Ok(needed)
     }
 
@@ -800,6 +825,8 @@ impl<M: Medium> Writer<M> {
             let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
             let copies = space.copies_of_new(images);
             if copies > 0 {
+                // The directory that they were promised room for may be the one that is frozen now.
+                space.reserve_directories(self.medium.as_ref(), directory_bytes(state.depth_promised))?;
                 space.promise(self.medium.as_ref(), copies, 0)?;
                 let ticket = state.ticket;
                 state.overtaken.push((ticket, copies));

@@ -336,7 +336,8 @@ pub fn end_of_log<M: Medium>(medium: &M, superblocks: &Superblocks) -> Result<(T
 fn overlay<M: Medium>(medium: &M, superblocks: &Superblocks, images: u64, depth: u32) -> Result<(Arc<Map>, Offset)> {
     let start = Offset(length(medium)?.max(superblocks.newest.end.get())).align_up(CHUNK_ALIGN);
     let slots = superblocks.newest.slots.get();
-    // Twice what `Space::segments_needed` asks for, plus runs ahead, plus a directory for each depth on the way up.
+    // Twice what copies and splits take where tags are spread as they should be, plus runs ahead, plus a directory for
+    // each depth on the way up.
     let segments = (images.min(1 << depth) + 4 * images.div_ceil(u64::from(slots / 4).max(1)) + 64) * 2;
     let deepest = depth.max(64 - segments.leading_zeros()) + 3;
     let bytes = segments * segment_bytes(slots) + 4 * (8u64 << deepest) + (1 << 20);

@@ -318,24 +318,19 @@ impl Space {
         std::mem::take(&mut self.heads)
     }
 
-    /// The most segments that `images` images can take: each may copy one frozen segment, and the new records may split
-    /// some. A cascade of splits beyond that is possible, and so unlikely that it may fail late.
+    /// How many segments new records split, and which depth the directory then needs, if the tags are spread as they
+    /// should be. In segments of the usual size more splits are so unlikely that the reserve is enough for them.
     #[must_use]
-    pub fn segments_needed(&self, images: u64) -> u64 {
-        let copies = images.min(self.live_segments.saturating_sub(self.fresh_segments));
-        copies + 2 * images.div_ceil(u64::from(self.slots / 4).max(1)) + 4
+    pub fn usual_growth(&self, images: u64, depth: u32) -> (u64, u32) {
+        let splits = 2 * images.div_ceil(u64::from(self.slots / 4).max(1));
+        let spread = u64::BITS - (self.live_segments + splits / 2).leading_zeros();
+        (splits, depth.max(spread) + 1)
     }
 
     /// How many segments that are new since the last freeze so many images can touch.
     #[must_use]
     pub fn copies_of_new(&self, images: u64) -> u64 {
         images.min(self.fresh_segments)
-    }
-
-    /// The depth of a directory that tells so many segments more apart, if the tags are spread as they should be.
-    #[must_use]
-    pub fn depth_after(&self, segments: u64) -> u32 {
-        u64::BITS - (self.live_segments + segments / 2).leading_zeros()
     }
 
     fn new_segments<M: Medium>(&mut self, medium: &M, needed: u64) -> Result<()> {

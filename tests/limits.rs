@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blobpack::commit::Tuning;
-use blobpack::format::Offset;
+use blobpack::format::{Offset, SUPERBLOCKS_AT, Superblock};
 use blobpack::index::table::built;
 use blobpack::index::tag::Tagger;
 use blobpack::medium::{Medium, Sim, SimDirectory};
 use blobpack::record::{Image, Record};
 use blobpack::store::How;
 use blobpack::{Algorithm, Digest, Durability, Error, PartKind, Store};
+
+use zerocopy::FromBytes;
 
 mod common;
 use common::{PACK, content, open_simulated, simulated, small};
@@ -421,6 +423,47 @@ fn a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off()
     let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
     assert_eq!(counts(&store), (1, 0));
     assert_eq!(store.verify().unwrap().damage, []);
+}
+
+/// Contents of blobs whose tags in this pack begin with the same ten bits.
+fn alike(directory: &SimDirectory) -> Vec<Vec<u8>> {
+    let at = SUPERBLOCKS_AT[0].0 as usize;
+    let bytes = directory.bytes(PACK).unwrap();
+    let tagger = Tagger::new(&Superblock::read_from_bytes(&bytes[at..at + 512]).unwrap().identity.secret);
+    let begins = |bytes: &Vec<u8>| tagger.of_blob(&Digest::of(Algorithm::Sha256, bytes)) >> 54 == 0;
+    (0..).map(|n| content(n, 8)).filter(begins).take(5).collect()
+}
+
+#[test]
+fn a_put_that_doubles_the_directory_many_times_is_refused_where_there_is_no_space() {
+    // Room was kept for one doubling and few splits. A put into a full segment whose records begin alike needs more at
+    // once: on a full disk that was found out when its commit was durable already, and ended the handle.
+    let _alone = alone();
+    let mut refused = 0;
+    loop {
+        let (directory, store) = simulated(64 << 20);
+        let blobs = alike(&directory);
+        for blob in &blobs[..4] {
+            store.put(blob).unwrap();
+        }
+        let before = counts(&store);
+        directory.set_capacity(directory.used() + refused * 4096);
+        let stored = store.put(&blobs[4]);
+        let Err(error) = stored else { break };
+        assert!(matches!(error, Error::NoSpace { needed, .. } if needed > 0), "{error:?}");
+        refused += 1;
+        assert_eq!(counts(&store), before);
+        store.dereference(&Digest::of(Algorithm::Sha256, &blobs[0])).unwrap();
+        directory.set_capacity(u64::MAX);
+        store.put(&blobs[0]).unwrap();
+        store.put(&blobs[4]).unwrap();
+        assert_eq!(store.verify().unwrap().damage, []);
+        drop(store);
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        assert_eq!(store.list().count(), 5);
+        assert_eq!(store.verify().unwrap().damage, []);
+    }
+    assert!(refused > 4, "{refused}");
 }
 
 #[test]

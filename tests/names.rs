@@ -248,8 +248,7 @@ fn a_listing_beside_a_busy_writer_has_every_name_that_stays() {
 fn names_and_links_can_be_given_up_on_a_full_disk() {
     let tuning = Tuning { reserve_segments: RESERVED_DEREFERENCES, checkpoint_images: 1 << 20, ..common::tuning() };
     let texts: Vec<Name> = (0..3 * RESERVED_DEREFERENCES / 4).map(name).collect();
-    let mut filled = 0;
-    'packs: for spare in 0..12 {
+    for spare in 0..12 {
         let directory = SimDirectory::new(FILE_BYTES_MAX);
         let options = Store::options().tuning(tuning);
         let store = options.create_in(directory.create(PACK).unwrap()).unwrap().unwrap();
@@ -271,20 +270,16 @@ fn names_and_links_can_be_given_up_on_a_full_disk() {
         }
         store.checkpoint().unwrap();
         directory.set_capacity(directory.used() + spare * 4096);
-        // One may find room where another finds none, and what a refusal gave back may do for the next one: it is full
-        // when several in a row were refused.
+        // One may find room where another, that splits a segment, finds none, and what a refusal gave back may do for
+        // the next one: it is full when several in a row were refused.
         let (mut stored, mut refused) = (0, 0);
         while refused < 8 {
             match store.put(&common::content(stored, if refused % 2 == 0 { 400 } else { 4000 })) {
                 Ok(_) => (stored, refused) = (stored + 1, 0),
-                Err(Error::NoSpace { .. }) => refused += 1,
-                // In segments as small as these one put may split twice and double the directory twice, for which no
-                // room was promised: that ends a handle. Such a pack says nothing about removals.
-                Err(Error::Poisoned { .. }) => continue 'packs,
+                Err(Error::NoSpace { .. }) => (stored, refused) = (stored + 1, refused + 1),
                 Err(error) => panic!("{error:?}"),
             }
         }
-        filled += 1;
         if spare % 2 == 0 {
             for text in texts.iter().skip(1).step_by(3) {
                 assert_eq!(store.remove_name(text).unwrap().blobs(), 1, "{spare} pages, {text}");
@@ -301,7 +296,6 @@ fn names_and_links_can_be_given_up_on_a_full_disk() {
         directory.set_capacity(u64::MAX);
         sound(&open_simulated(&directory, &options, How::Open).unwrap(), left);
     }
-    assert!(filled > 6, "{filled}");
 }
 
 // Damage

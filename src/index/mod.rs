@@ -1,7 +1,8 @@
 //! The index: the newest image of every record, in an extendible hash table inside the pack (see [`crate::format`]).
 //!
 //! [`probe`] reads it without locks, beside a writer in this or another process, [`home`] likewise in few instructions;
-//! [`ring`] reads all names, [`segments`] everything. [`table`] is that writer. [`tag`] is the keyed hash of all.
+//! [`ring`] reads all names, [`segments`] everything. [`table`] is that writer, [`room`] says what it may need.
+//! [`tag`] is the keyed hash of all.
 //!
 //! # The protocol between them (rules R4 and R13)
 //!
@@ -19,6 +20,7 @@
 mod home;
 pub mod probe;
 pub mod ring;
+pub mod room;
 pub mod segments;
 pub mod table;
 pub mod tag;

@@ -13,6 +13,7 @@ use crate::format::{
     home_slot, segment_bytes, to_usize,
 };
 use crate::index::probe::{directory_index, header, load};
+use crate::index::room::{first_of_run, homes};
 use crate::medium::Medium;
 use crate::record::{Image, Record, Words, words_of};
 use crate::space::{Region, Space};
@@ -27,6 +28,8 @@ pub struct Table {
     born: u64,
     /// Whether the live directory may be stored into.
     directory_is_ours: bool,
+    /// The bytes of the region that the live directory lies in: it may have been made for a deeper one.
+    directory_bytes: u64,
     /// The sequence of the newest checkpoint begun: regions that it froze are retired under this number.
     frozen: u64,
     /// Regions made since the last freeze, to be synced by the next checkpoint.
@@ -56,6 +59,12 @@ pub struct Frozen {
     pub dirty: Vec<Region>,
 }
 
+/// The directory that readers see while another is hidden.
+pub struct Shown {
+    live: LiveWord,
+    directory_bytes: u64,
+}
+
 /// What a segment becomes: one or more segments of records placed in their slots.
 struct Part {
     prefix: u64,
@@ -72,6 +81,7 @@ impl Table {
             live,
             born,
             directory_is_ours: false,
+            directory_bytes: directory_bytes(live.depth),
             frozen,
             dirty: Vec::new(),
             published: false,
@@ -90,6 +100,7 @@ impl Table {
         table.dirty.push(directory);
         table.live.directory = directory.offset;
         table.directory_is_ours = true;
+        table.directory_bytes = directory.bytes;
         Ok(table)
     }
 
@@ -119,18 +130,18 @@ impl Table {
 
     /// From now on changes go into copies that nobody sees before they are [published](Table::publish); `sequence` is
     /// that of no checkpoint so far. Returns the directory that is shown.
-    pub fn hide(&mut self, sequence: u64) -> LiveWord {
+    pub fn hide(&mut self, sequence: u64) -> Shown {
         self.born = self.born.wrapping_add(1);
         self.directory_is_ours = false;
         self.published = false;
         self.frozen = sequence;
-        self.live
+        Shown { live: self.live, directory_bytes: self.directory_bytes }
     }
 
     /// Forgets what was changed while it was hidden.
-    pub fn show_again(&mut self, live: LiveWord) {
+    pub fn show_again(&mut self, Shown { live, directory_bytes }: Shown) {
         self.hide(self.frozen);
-        (self.live, self.published) = (live, true);
+        (self.live, self.directory_bytes, self.published) = (live, directory_bytes, true);
     }
 
     /// Puts an image into its slot. Doing it twice is the same as doing it once.
@@ -294,10 +305,15 @@ impl Table {
         view.damaged(self.live.directory, "too many records with one tag for the index")
     }
 
-    /// Linear probing in the order of the homes, which keeps the longest probe short.
+    /// Linear probing in the order of the homes, which keeps the longest probe as short as can be: what fits in any way
+    /// fits so.
     fn fill(&self, records: &[Words]) -> Option<Vec<Words>> {
+        let first = first_of_run(&homes(records.iter().map(|words| words[0]), self.slots));
         let mut order: Vec<&Words> = records.iter().collect();
-        order.sort_unstable_by_key(|words| home_slot(words[0], self.slots));
+        order.sort_unstable_by_key(|words| {
+            let home = home_slot(words[0], self.slots);
+            if home < first { home + self.slots } else { home }
+        });
         let mut slots = vec![[TAG_EMPTY; 8]; to_usize(u64::from(self.slots))];
         for words in order {
             let number = self.probes(words[0]).find(|&number| slots[number][0] == TAG_EMPTY)?;
@@ -362,7 +378,7 @@ impl Table {
         }
         let medium = view.medium().as_ref();
         let depth = depth.max(self.live.depth);
-        let old = Region { offset: self.live.directory, bytes: directory_bytes(self.live.depth) };
+        let old = Region { offset: self.live.directory, bytes: self.directory_bytes };
         let entries = view
             .words(old.offset, 1 << self.live.depth)
             .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
@@ -383,6 +399,7 @@ impl Table {
         self.events.doublings += u64::from(depth - self.live.depth);
         self.live = LiveWord { directory: region.offset, depth, switches: (self.live.switches + 1) & 0xff_ffff };
         self.directory_is_ours = true;
+        self.directory_bytes = region.bytes;
         if self.published { self.store(medium, view.live_at(), &[self.live.pack()]) } else { Ok(()) }
     }
 }
@@ -446,6 +463,7 @@ impl Builder {
         let region = space.take_directory(medium, directory_bytes(depth))?;
         self.table.store(medium, region.offset, &words)?;
         self.table.dirty.push(region);
+        self.table.directory_bytes = region.bytes;
         self.table.live = LiveWord { directory: region.offset, depth, switches: 0 };
         Ok(self.table)
     }

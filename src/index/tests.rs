@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use zerocopy::little_endian::{U32, U64};
 
-use crate::format::{Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION};
+use crate::format::{Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION, to_usize};
 use crate::index::probe::Stop;
+use crate::index::room::Room;
 use crate::index::table::Table;
 use crate::index::tag::Tagger;
 use crate::medium::{Medium, Sim, SimDirectory};
@@ -34,13 +35,17 @@ fn identity() -> Identity {
 
 /// An empty index in a file in memory.
 fn index() -> (View<Sim>, Space, Table) {
-    let directory = SimDirectory::new(16 << 20);
+    index_of(SLOTS)
+}
+
+fn index_of(slots: u32) -> (View<Sim>, Space, Table) {
+    let directory = SimDirectory::new(64 << 20);
     let medium = Arc::new(directory.create("index").unwrap());
     medium.allocate(Offset(0), SPACE_AT.0).unwrap();
     medium.allocate(LIVE_AT, PAGE_BYTES).unwrap();
-    let mut space = Space::empty(identity().marker.get(), SLOTS, 16 << 20);
-    let mut table = Table::create(medium.as_ref(), &mut space, SLOTS, 0, 7).unwrap();
-    let view = View::new(medium, &identity(), SLOTS).unwrap();
+    let mut space = Space::empty(identity().marker.get(), slots, 64 << 20);
+    let mut table = Table::create(medium.as_ref(), &mut space, slots, 0, 7).unwrap();
+    let view = View::new(medium, &identity(), slots).unwrap();
     table.publish(&view).unwrap();
     (view, space, table)
 }
@@ -109,6 +114,66 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     check(&view, &model, &gone);
     let events = table.events;
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
+}
+
+/// A record with a tag of its own. Many tags begin alike, and many have their homes near one another.
+fn tagged(random: u64, mark: u64) -> Record {
+    let ones = [0, 4, 6, 8][(random & 3) as usize];
+    let begin = !(u32::MAX >> ones) | (random >> 32) as u32 >> ones;
+    let home = (random >> 4 & 0xffff_ffff) as u32 >> [0, 3][(random >> 2 & 1) as usize];
+    let tag = (u64::from(begin) << 32 | u64::from(home)).max(2);
+    let Record::Link(link) = link(&Tagger::new(&identity().secret), tag, 64, mark) else {
+        unreachable!("it is a link")
+    };
+    Record::Link(LinkRecord { tag, ..link })
+}
+
+#[test]
+fn what_images_may_need_is_known_before_they_come() {
+    // A put that split and doubled more often than was foreseen met a full disk in the middle.
+    for slots in [4, 20, 63] {
+        let (view, mut space, mut table) = index_of(slots);
+        let mut known: Vec<Record> = Vec::new();
+        let mut random = 1u64;
+        let mut next = move || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random ^ random >> 29
+        };
+        let (mut exact, mut deeper) = (0, 0);
+        for round in 0..if cfg!(miri) { 20 } else { 300 } {
+            let mut images = Vec::new();
+            for _ in 0..=next() % [2, 5, 40][(next() % 3) as usize] {
+                let old = known.get(to_usize(next() % 4000)).copied();
+                let record = old.unwrap_or_else(|| tagged(next(), round));
+                images.push(Image { record, removed: old.is_some() && next() % 2 == 0 });
+            }
+            let (live, segments) = (table.live(), space.live_segments());
+            // Two batches: the second is decided before the first has come in.
+            let (first, second) = images.split_at(images.len().div_ceil(3));
+            let planned = Room { segments: 0, depth: live.depth + 1 };
+            let tags = |images: &[Image]| images.iter().map(|image| image.record.tag()).collect::<Vec<u64>>();
+            let needed = view.room_for(live, &tags(first), first.len(), planned).unwrap();
+            let all = [tags(second), tags(first)].concat();
+            let then = view.room_for(live, &all, second.len(), planned).unwrap();
+            let freeze_at = to_usize(next() % images.len() as u64);
+            for (number, image) in images.iter().enumerate() {
+                if number == freeze_at {
+                    table.freeze(round + 1);
+                    space.freeze();
+                    space.release_retired(round + 1);
+                }
+                table.apply(&view, &mut space, image).unwrap();
+                let more = needed.segments + if number < first.len() { 0 } else { then.segments };
+                let depth = if number < first.len() { needed.depth } else { needed.depth.max(then.depth) };
+                assert!(table.live().depth <= depth, "{slots} slots, round {round}: {:?}", table.live());
+                assert!(space.live_segments() - segments <= more, "{slots} slots, round {round}: {more}");
+            }
+            exact += u64::from(space.live_segments() - segments == needed.segments + then.segments);
+            deeper += u64::from(table.live().depth > live.depth + 1);
+            known.extend(images.iter().filter(|image| !image.removed).map(|image| image.record));
+        }
+        assert!(cfg!(miri) || exact > 100 && deeper > 0, "{slots} slots: {exact}, {deeper}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl Space {
         self.hide();
     }
 
-    /// The most segments that so many images can take where they add no records.
+    /// The most segments that so many images can take where the index does not grow: each may copy a frozen one.
     #[must_use]
     pub fn copies_needed(&self, images: u64) -> u64 {
         images.min(self.live_segments.saturating_sub(self.fresh_segments)) + 4

@@ -232,11 +232,11 @@ fn images_may_each_copy_a_frozen_segment_and_new_records_split_some() {
     (0..40).for_each(|_| space.segments_changed(1, false));
     assert_eq!((space.live_segments(), space.copies_of_new(100)), (100, 40));
     assert_eq!((space.copies_needed(10), space.copies_needed(100)), (14, 64));
-    assert_eq!((space.segments_needed(10), space.segments_needed(100)), (34, 264));
+    assert_eq!((space.usual_growth(10, 0), space.usual_growth(100, 0)), ((20, 8), (200, 9)));
     space.slots = 64;
-    assert_eq!(space.segments_needed(33), 33 + 2 * 3 + 4);
+    assert_eq!((space.usual_growth(33, 7), space.usual_growth(33, 9)), ((6, 8), (6, 10)));
     // Half of them are told apart by a directory of 7 bits as long as there are fewer than 128.
-    assert_eq!((space.depth_after(0), space.depth_after(40), space.depth_after(60)), (7, 7, 8));
+    assert_eq!((space.usual_growth(432, 0), space.usual_growth(448, 0)), ((54, 8), (56, 9)));
 }
 
 #[test]
