@@ -131,6 +131,7 @@ fn a_promise_counts_what_was_promised_before() {
     space.promise(&medium, 2, 0).unwrap();
     space.keep_segments(&medium, 71).unwrap();
     assert_eq!(space.segments.len(), 73, "no others than those that are missing");
+    assert_eq!(space.total_segments, 73);
     assert_eq!(space.index_bytes().0, (16 + 16 + 40 + 1 + 4) * PAGE);
     let heads = [0, 17, 34, 75].map(|page| region(START + page * PAGE, PAGE));
     assert_eq!(space.freeze(), heads);
