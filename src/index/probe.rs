@@ -26,6 +26,9 @@ const DAMAGE_ATTEMPTS: u32 = 100;
 /// swung.
 const UNMOVED_MAX: u32 = 64;
 
+/// What is wrong where an entry leads to another life of a region, or to another region.
+pub(super) const OTHER_GENERATION: &str = "a segment has another generation than the index directory names";
+
 /// Why a lookup has no answer from this view.
 #[derive(Debug)]
 pub enum Stop {
@@ -105,6 +108,14 @@ pub(super) struct Segment<'v> {
 }
 
 impl Segment<'_> {
+    /// Whether it is in the life that its entry names. A bit that flipped in the entry may lead to a region that holds
+    /// what the segment was before.
+    #[inline]
+    fn is_named(&self) -> bool {
+        let generation = u64::from_le(self.words[0].load(Ordering::Acquire));
+        generation & 0xff_ffff == u64::from(self.entry.generation)
+    }
+
     /// Whether its header says that this tag belongs into it. The header was stored before the entry that led here.
     #[inline]
     pub(super) fn is_of(&self, tag: u64) -> bool {
@@ -252,11 +263,11 @@ impl<M: Medium> View<M> {
     /// is needed: whatever was read of a later life or of another directory was acquired, and brings this with it.
     #[inline]
     pub(super) fn is_settled(&self, segment: &Segment<'_>) -> bool {
-        let generation = u64::from_le(segment.words[0].load(Ordering::Acquire));
-        generation & 0xff_ffff == u64::from(segment.entry.generation) && self.live_raw() == segment.live
+        segment.is_named() && self.live_raw() == segment.live
     }
 
     /// With `careful` a damaged record on the way is an error where nothing is found: it may be what was looked for.
+    /// And what is found counts only in the segment that was meant, as its counts are believed.
     #[inline]
     fn search<T>(
         &self,
@@ -292,7 +303,10 @@ impl<M: Medium> View<M> {
                     match check(slot, Offset(segment.at.0 + 8 * first as u64)) {
                         // A slot that was emptied and filled again in between may hold words of a record that is
                         // not shown yet: its tag, which is stored last, is not there then.
-                        Candidate::Hit(hit) if u64::from_le(slot[0].load(Ordering::Relaxed)) == tag => {
+                        Candidate::Hit(hit)
+                            if u64::from_le(slot[0].load(Ordering::Relaxed)) == tag
+                                && (!careful || segment.is_named()) =>
+                        {
                             return Ok(Some(hit));
                         }
                         Candidate::Hit(_) => {
@@ -337,7 +351,7 @@ impl<M: Medium> View<M> {
     /// else could move anything; in another one the source looks whether there is a writer.
     #[cold]
     fn stuck(&self, segment: &Segment<'_>) -> Stop {
-        let error = self.damaged(segment.at, "a segment has another generation than the index directory names");
+        let error = self.damaged(segment.at, OTHER_GENERATION);
         if self.is_private() { error.into() } else { Stop::Stuck(error) }
     }
 

@@ -12,13 +12,17 @@ use crate::format::{
     DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes,
     home_slot, segment_bytes, to_usize,
 };
-use crate::index::probe::{directory_index, header, load};
+use crate::index::probe::{OTHER_GENERATION, directory_index, header, load};
 use crate::index::room::{first_of_run, homes};
 use crate::medium::Medium;
 use crate::record::{Image, Record, Words, words_of};
 use crate::space::{Region, Space};
 use crate::sync::{Ordering, Word};
 use crate::view::View;
+
+mod builder;
+
+pub use builder::{Builder, built};
 
 /// The writer's side of the index of one pack. Its caller holds the apply lock.
 pub struct Table {
@@ -186,8 +190,12 @@ impl Table {
     }
 
     fn segment<'v, M: Medium>(&self, view: &'v View<M>, entry: Entry) -> Result<&'v [Word]> {
-        view.words(entry.segment, 8 * (to_usize(u64::from(self.slots)) + 1))
-            .ok_or_else(|| view.damaged(entry.segment, "a segment of the index lies outside the file"))
+        let words = (view.words(entry.segment, 8 * (to_usize(u64::from(self.slots)) + 1)))
+            .ok_or_else(|| view.damaged(entry.segment, "a segment of the index lies outside the file"))?;
+        if u64::from_le(words[0].load(Ordering::Relaxed)) & 0xff_ffff != u64::from(entry.generation) {
+            return Err(view.damaged(entry.segment, OTHER_GENERATION));
+        }
+        Ok(words)
     }
 
     fn is_ours<M: Medium>(&self, view: &View<M>, entry: Entry) -> Result<bool> {
@@ -402,87 +410,6 @@ impl Table {
         self.directory_bytes = region.bytes;
         if self.published { self.store(medium, view.live_at(), &[self.live.pack()]) } else { Ok(()) }
     }
-}
-
-/// Fills a new index with records that come in the order of their tags: no segment is ever split or copied.
-pub struct Builder {
-    table: Table,
-    depth: u32,
-    /// The number of the directory's entry that `records` belong to.
-    index: u64,
-    records: Vec<Words>,
-    /// The segments so far, by prefix.
-    entries: Vec<(u64, u32, Entry)>,
-}
-
-impl Builder {
-    /// An empty index whose directory has this depth, or more where records lie too close together.
-    pub fn new<M: Medium>(medium: &M, space: &mut Space, slots: u32, depth: u32, born: u64) -> Result<Builder> {
-        space.promise(medium, 1 << depth, 0)?;
-        space.release(1 << depth);
-        let live = LiveWord { directory: Offset::NONE, depth, switches: 0 };
-        let table = Table::new(slots, live, 0, born);
-        Ok(Builder { table, depth, index: 0, records: Vec::new(), entries: Vec::new() })
-    }
-
-    /// Takes the next record.
-    pub fn push<M: Medium>(&mut self, medium: &M, space: &mut Space, record: &Record) -> Result<()> {
-        let index = directory_index(record.tag(), self.depth);
-        while self.index < index {
-            self.close_segment(medium, space)?;
-        }
-        self.records.push(Image { record: *record, removed: false }.words());
-        Ok(())
-    }
-
-    fn close_segment<M: Medium>(&mut self, medium: &M, space: &mut Space) -> Result<()> {
-        let prefix = if self.depth == 0 { 0 } else { self.index << (64 - self.depth) };
-        let records = std::mem::take(&mut self.records);
-        let parts = self
-            .table
-            .place(records, prefix, self.depth)
-            .ok_or_else(|| Error::damaged(medium.path(), 0, "too many records with one tag for the index"))?;
-        for part in parts {
-            let entry = self.table.write_segment(medium, space, &part)?;
-            self.entries.push((part.prefix, part.depth, entry));
-        }
-        self.index += 1;
-        Ok(())
-    }
-
-    /// Writes the directory.
-    pub fn finish<M: Medium>(mut self, medium: &M, space: &mut Space) -> Result<Table> {
-        while self.index < 1 << self.depth {
-            self.close_segment(medium, space)?;
-        }
-        let depth = self.entries.iter().map(|(_, depth, _)| *depth).max().unwrap_or(0);
-        self.entries.sort_unstable_by_key(|(prefix, ..)| *prefix);
-        let words: Vec<u64> = (self.entries.iter())
-            .flat_map(|(_, local, entry)| std::iter::repeat_n(entry.pack(), 1 << (depth - local)))
-            .collect();
-        let region = space.take_directory(medium, directory_bytes(depth))?;
-        self.table.store(medium, region.offset, &words)?;
-        self.table.dirty.push(region);
-        self.table.directory_bytes = region.bytes;
-        self.table.live = LiveWord { directory: region.offset, depth, switches: 0 };
-        Ok(self.table)
-    }
-}
-
-/// How many segments, and which depth of the directory, a [`Builder`] of this shape comes to with records of these
-/// tags, which are in ascending order. `None` where too many have one tag.
-pub fn built(slots: u32, depth: u32, tags: &[u64]) -> Option<(u64, u32)> {
-    let table = Table::new(slots, LiveWord { directory: Offset::NONE, depth, switches: 0 }, 0, 0);
-    let (mut segments, mut deepest, mut from) = (0, depth, 0);
-    for index in 0..1_u64 << depth {
-        let count = tags[from..].partition_point(|&tag| directory_index(tag, depth) <= index);
-        let records = tags[from..from + count].iter().map(|&tag| [tag, 0, 0, 0, 0, 0, 0, 0]).collect();
-        let parts = table.place(records, if depth == 0 { 0 } else { index << (64 - depth) }, depth)?;
-        segments += parts.len() as u64;
-        deepest = parts.iter().map(|part| part.depth).fold(deepest, u32::max);
-        from += count;
-    }
-    Some((segments, deepest))
 }
 
 fn slot_at(segment: Offset, number: usize) -> Offset {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use zerocopy::little_endian::{U32, U64};
 
-use crate::format::{Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION, to_usize};
+use crate::error::Error;
+use crate::format::{Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION, to_usize};
 use crate::index::probe::Stop;
 use crate::index::room::Room;
 use crate::index::table::Table;
@@ -114,6 +115,27 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     check(&view, &model, &gone);
     let events = table.events;
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
+}
+
+/// One flipped bit of a directory's entry may lead to an older copy of the segment, whose records are sound.
+#[test]
+fn an_older_copy_of_a_segment_is_not_taken_for_it() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let (old, new) = (link(&tagger, 64, 128, 1), link(&tagger, 64, 128, 2));
+    table.apply(&view, &mut space, &Image { record: old, removed: false }).unwrap();
+    let before = view.word(view.live().directory).unwrap();
+    table.freeze(1);
+    table.apply(&view, &mut space, &Image { record: new, removed: false }).unwrap();
+    let directory = view.live().directory;
+    let entry = Entry::unpack(view.word(directory).unwrap());
+    let damaged = Entry { segment: Entry::unpack(before).segment, ..entry };
+    assert_ne!(damaged, entry, "the change made a copy");
+    view.medium().store(directory, &[damaged.pack()]).unwrap();
+    let found = view.record(new.key(), new.tag());
+    assert!(matches!(found, Err(Stop::Stuck(Error::Damaged(_)))), "{found:?}");
+    let applied = table.apply(&view, &mut space, &Image { record: new, removed: true });
+    assert!(matches!(applied, Err(Error::Damaged(_))), "{applied:?}");
 }
 
 /// A record with a tag of its own. Many tags begin alike, and many have their homes near one another.

@@ -17,7 +17,7 @@ pub const REDUNDANT: &[(&str, &str, &str)] = &[
     ),
     (
         "src/index/probe.rs",
-        "let generation = u64::from_le(segment.words[0].load(Ordering::Acquire));",
+        "let generation = u64::from_le(self.words[0].load(Ordering::Acquire));",
         "what it has to be compared with was acquired before",
     ),
 ];
