@@ -29,6 +29,9 @@ const UNMOVED_MAX: u32 = 64;
 /// What is wrong where an entry leads to another life of a region, or to another region.
 pub(super) const OTHER_GENERATION: &str = "a segment has another generation than the index directory names";
 
+/// What is wrong where a removed record's slot looks like the end of a search.
+const USED_AND_EMPTY: &str = "a slot that was used has an empty one's tag";
+
 /// Why a lookup has no answer from this view.
 #[derive(Debug)]
 pub enum Stop {
@@ -297,6 +300,9 @@ impl<M: Medium> View<M> {
                 let slot = &segment.words[first..first + 8];
                 let there = u64::from_le(slot[0].load(Ordering::Acquire));
                 if there == TAG_EMPTY {
+                    if careful && !was_never_used(&load(slot)) {
+                        odd = Some((Offset(segment.at.0 + 8 * first as u64), USED_AND_EMPTY));
+                    }
                     break;
                 }
                 if there == tag {
@@ -416,6 +422,11 @@ pub fn load(slot: &[Word]) -> Words {
     words
 }
 
+/// Whether an empty slot is as it was made. One that was used has a tombstone's tag for ever, or a bit of it flipped.
+fn was_never_used(words: &Words) -> bool {
+    *words == [TAG_EMPTY; 8]
+}
+
 fn load_record(slot: &[Word]) -> Option<Image> {
     Image::parse_words(&load(slot)).filter(|image| !image.removed)
 }
@@ -432,6 +443,9 @@ fn read_segment(words: &[Word], tag: u64) -> Result<Walk, (u64, &'static str)> {
     let mut records = Vec::new();
     for (number, slot) in words.chunks_exact(8).enumerate().skip(1) {
         let words = load(slot);
+        if words[0] == TAG_EMPTY && !was_never_used(&words) {
+            return Err((number as u64, USED_AND_EMPTY));
+        }
         if words[0] == TAG_EMPTY || words[0] == TAG_TOMBSTONE {
             continue;
         }

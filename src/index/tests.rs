@@ -6,7 +6,9 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::error::Error;
-use crate::format::{Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, VERSION, to_usize};
+use crate::format::{
+    Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, TAG_EMPTY, TAG_TOMBSTONE, VERSION, to_usize,
+};
 use crate::index::probe::Stop;
 use crate::index::room::Room;
 use crate::index::table::Table;
@@ -136,6 +138,25 @@ fn an_older_copy_of_a_segment_is_not_taken_for_it() {
     assert!(matches!(found, Err(Stop::Stuck(Error::Damaged(_)))), "{found:?}");
     let applied = table.apply(&view, &mut space, &Image { record: new, removed: true });
     assert!(matches!(applied, Err(Error::Damaged(_))), "{applied:?}");
+}
+
+/// Behind what a removed record leaves others may stand: one flipped bit there looks like the end of them.
+#[test]
+fn a_slot_that_was_never_used_is_told_from_one_that_lost_its_mark() {
+    let (view, mut space, mut table) = index();
+    let (goes, stays) = (tagged(1 << 4, 1), tagged(1 << 4 | 1 << 63, 1));
+    let home = |record: &Record| crate::format::home_slot(record.tag(), SLOTS);
+    assert_eq!(home(&goes), home(&stays));
+    for (record, removed) in [(goes, false), (stays, false), (goes, true)] {
+        table.apply(&view, &mut space, &Image { record, removed }).unwrap();
+    }
+    let segment = Entry::unpack(view.word(view.live().directory).unwrap()).segment;
+    let slot = Offset(segment.0 + 64 * (1 + u64::from(home(&goes))));
+    assert_eq!(view.word(slot), Some(TAG_TOMBSTONE));
+    view.medium().store(slot, &[TAG_EMPTY]).unwrap();
+    let found = view.record(stays.key(), stays.tag());
+    assert!(matches!(found, Err(Stop::Failed(Error::Damaged(_)))), "{found:?}");
+    assert!(matches!(view.records_from(0), Err(Stop::Failed(Error::Damaged(_)))));
 }
 
 /// A record with a tag of its own. Many tags begin alike, and many have their homes near one another.
