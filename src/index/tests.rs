@@ -183,7 +183,7 @@ fn what_images_may_need_is_known_before_they_come() {
             random ^ random >> 29
         };
         let (mut exact, mut deeper) = (0, 0);
-        for round in 0..if cfg!(miri) { 20 } else { 300 } {
+        for round in 0..if cfg!(miri) { 3 } else { 300 } {
             let mut images = Vec::new();
             for _ in 0..=next() % [2, 5, 40][(next() % 3) as usize] {
                 let old = known.get(to_usize(next() % 4000)).copied();
