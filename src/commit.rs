@@ -11,7 +11,8 @@
 //! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents were synced before step 1, so a
 //!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
 //!    this: recovery finds the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or
-//!    not there.
+//!    not there. A small group that begins a chunk of the log writes zeros up to its end with it, where the file system
+//!    overwrites in place: those that follow are durable in half the time.
 //! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names;
 //!    the log repeats the images.
 //! 5. **Tell** the callers, in the order of the log.

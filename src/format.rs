@@ -22,8 +22,8 @@
 //! The index is an extendible hash table (Fagin et al., 1979). A **directory** is `2^depth` entries of 8 bytes, by the
 //! most significant bits of a record's tag: [`Entry`]. A **segment** is a [`SegmentHeader`], then `slots` records of 64
 //! bytes ([`BlobSlot`], [`LinkSlot`], [`NameSlot`]), found by linear probing from `home` (see [`home_slot`]) over at
-//! most [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`];
-//! one that was never used is zero to its end.
+//! most [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`]; one that was
+//! never used is zero to its end.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -46,7 +46,9 @@ fn the_disk_keeps_the_contract_on_tmpfs() {
 fn the_disk_keeps_the_contract_where_preallocation_is_no_guarantee() {
     let (_directory, path) = directory();
     let disk = Disk::create(&path.join("pack"), 0o644).unwrap();
+    assert_eq!(disk.overwrites_in_place(), sys::preallocation_holds(&disk.file));
     disk.store_by_pwrite();
+    assert!(!disk.overwrites_in_place(), "the second write would need room");
     keeps_the_contract(disk);
 }
 
