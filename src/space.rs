@@ -82,6 +82,8 @@ pub struct Space {
     foreign: HashSet<Offset, RandomState>,
     /// Whether a directory was taken since the last freeze: the live one may be stored into.
     has_directory: bool,
+    /// Whether a directory was taken since the pack was opened: the live one shares its blocks with no other file.
+    owns_directory: bool,
 }
 
 impl Space {
@@ -106,6 +108,7 @@ impl Space {
             heads: Vec::new(),
             foreign: HashSet::default(),
             has_directory: false,
+            owns_directory: false,
         }
     }
 
@@ -130,6 +133,7 @@ impl Space {
             heads: Vec::new(),
             foreign: HashSet::default(),
             has_directory: false,
+            owns_directory: false,
         }
     }
 
@@ -269,7 +273,7 @@ impl Space {
             .filter(|(_, free)| free.bytes >= bytes)
             .min_by_key(|(_, free)| (self.foreign.contains(&free.offset), free.bytes))
             .expect("a directory was just reserved");
-        self.has_directory = true;
+        (self.has_directory, self.owns_directory) = (true, true);
         Ok(self.directories.swap_remove(at))
     }
 

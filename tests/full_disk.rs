@@ -300,7 +300,7 @@ fn fill_all(place: &Path) {
             ways.push(Way::Reflinked);
         }
         for (number, way) in ways.into_iter().enumerate() {
-            let some = vec![[STEPS, 5, 9, 10][number]];
+            let some = [vec![STEPS], vec![5], vec![9], vec![1, 10]][number].clone();
             for steps in if is_full() { (1..=STEPS).collect() } else { some } {
                 // A new one each time: what was full once may keep space for other uses for a while.
                 let Some(disk) = Disk::new(place, kind, make) else {

@@ -34,10 +34,12 @@ impl Space {
         done
     }
 
-    /// Sees to it that two directories of `bytes` can be had without new space: one for the commit that asks, one for
-    /// the dereferences that must work on a full disk after it.
+    /// Sees to it that directories of `bytes` can be had without new space: one for the commit that asks, one for
+    /// the dereferences that must work on a full disk after it. These may come after a checkpoint, when the live one is
+    /// free again: where that may share its blocks with another file it needs space then, so there is a third.
     pub fn reserve_directories<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
-        for _ in self.secure_directories(medium, bytes, 2)..2 {
+        let count = if self.foreign.is_empty() || self.owns_directory { 2 } else { 3 };
+        for _ in self.secure_directories(medium, bytes, count)..count {
             self.new_directory(medium, bytes)?;
         }
         Ok(())
