@@ -107,7 +107,7 @@ fn a_flipped_bit_of_a_closed_store_gives_right_data_or_a_named_error() {
     for kind in [Kind::Blob, Kind::Commit, Kind::Chunk, Kind::Jump, Kind::Name, Kind::Run] {
         assert!(kinds.contains(&kind), "{kind:?}");
     }
-    let bits = bits(&bytes, step(32));
+    let bits = bits(&bytes, step(16));
     with_each_flipped(&bytes, &bits, |bit, directory| {
         let context = format!("byte {} bit {}", bit / 8, bit % 8);
         match read_only(directory) {
@@ -130,7 +130,7 @@ fn what_a_flipped_bit_leaves_is_brought_back() {
     let truth = Truth::of(&store);
     store.close().unwrap();
     let bytes = directory.bytes(PACK).unwrap();
-    let bits = bits(&bytes, step(256));
+    let bits = bits(&bytes, step(128));
     with_each_flipped(&bytes, &bits, |bit, directory| {
         let context = format!("byte {} bit {}", bit / 8, bit % 8);
         // Changes are made, or refused with a name, and what was said to be done is there.
@@ -190,7 +190,7 @@ fn a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit() {
         truths.push(Truth::of(store));
     });
     let [before, all] = &truths[..] else { unreachable!() };
-    let bits = bits(&bytes, step(128));
+    let bits = bits(&bytes, step(16));
     with_each_flipped(&bytes, &bits, |bit, directory| {
         let context = format!("byte {} bit {}", bit / 8, bit % 8);
         match read_only(directory) {
