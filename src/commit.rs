@@ -6,7 +6,8 @@
 //!    what is on its way into it. Space for all that follows is reserved here; a full disk is an error with nothing
 //!    changed (R8). The batch gets its place in the log.
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
-//!    then the commit frame, contiguous, in one call. A crash in here leaves frames that no commit vouches for, or a
+//!    then the commit frame, contiguous, in one call. Those who were told of the last group are given a moment to come
+//!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves frames that no commit vouches for, or a
 //!    commit that fails its checksums: recovery cuts the log there. Nobody was told anything.
 //! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents were synced before step 1, so a
 //!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
@@ -72,7 +73,7 @@ use crate::recovery;
 use crate::source::Source;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, yield_now};
 
 mod removal;
 
@@ -120,6 +121,8 @@ const CHUNK_BYTES_MIN: u64 = 128 << 10;
 const AHEAD: usize = 8;
 /// A group is small where it takes no more than this share of a chunk.
 const SMALL_SHARE: u64 = 16;
+/// A leader lets others run so many times before it writes: where nobody comes that is a fraction of what a sync takes.
+const GATHER_YIELDS: usize = 64;
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
@@ -261,6 +264,8 @@ struct State {
     done: u64,
     /// Whether a leader is writing.
     leading: bool,
+    /// How many batches the last group had, and waited when it was durable: so many callers may come again.
+    callers: usize,
     /// A compaction has put another pack in place of this one.
     moved: bool,
     images_since_checkpoint: u64,
@@ -342,6 +347,7 @@ impl<M: Medium> Writer<M> {
             ticket: 0,
             done: 0,
             leading: false,
+            callers: 1,
             moved: false,
             images_since_checkpoint: 0,
             bytes_since_checkpoint: 0,
@@ -680,11 +686,13 @@ impl<M: Medium> Writer<M> {
                 continue;
             }
             state.leading = true;
+            state = self.gather(state);
             let group = std::mem::take(&mut state.pending);
             drop(state);
             let result = self.flush(&group);
             state = lock(&self.state);
             state.leading = false;
+            state.callers = group.len() + state.pending.len();
             match (&result, group.last()) {
                 (Ok(()), Some(last)) => {
                     if self.settings.durability == Durability::PowerLoss {
@@ -702,6 +710,19 @@ impl<M: Medium> Writer<M> {
             self.wake.notify_all();
             result?;
         }
+    }
+
+    /// Gives those who were told of the last group a moment to come with their next batch, so that one sync serves all.
+    fn gather<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        for _ in 0..GATHER_YIELDS {
+            if state.pending.len() >= state.callers || self.settings.durability == Durability::Process {
+                break;
+            }
+            drop(state);
+            yield_now();
+            state = lock(&self.state);
+        }
+        state
     }
 
     /// Steps 2 to 4 for a group of batches.

@@ -8,6 +8,9 @@ use blobpack::{Algorithm, Digest, Durability, Store};
 
 use super::{Engine, Key};
 
+/// So many digests are made at a time.
+const DIGESTS: usize = 1_000;
+
 /// A store. Its gets go through a reader that each call makes, as others begin a transaction.
 pub struct Blobpack {
     pub store: Store,
@@ -36,6 +39,18 @@ pub fn digest_of(key: &Key) -> Digest {
     Digest::from_bytes(Algorithm::Sha256, key).expect("a key has the length of a SHA-256")
 }
 
+/// Keys as digests, some at a time. Made one by one between the lookups, each would wait for the stores of its bytes, and
+/// no lookup would begin while the one before waits for memory; made all at once, they would be read from memory again.
+pub fn in_digests(keys: &[Key], mut work: impl FnMut(&[Digest]) -> Result<()>) -> Result<()> {
+    let mut digests = Vec::with_capacity(DIGESTS);
+    for keys in keys.chunks(DIGESTS) {
+        digests.clear();
+        digests.extend(keys.iter().map(digest_of));
+        work(&digests)?;
+    }
+    Ok(())
+}
+
 impl Engine for Blobpack {
     fn put(&self, blobs: &[&[u8]]) -> Result<()> {
         let mut batch = self.store.batch();
@@ -62,13 +77,7 @@ impl Engine for Blobpack {
 
     fn get(&self, keys: &[Key], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
         let reader = self.store.reader()?;
-        // Whoever asks has digests. Made one by one between the lookups, each would wait for the stores of its bytes, and no
-        // lookup would begin while the one before waits for memory.
-        let digests: Vec<_> = keys.iter().map(digest_of).collect();
-        for digest in &digests {
-            see(reader.find(digest)?.as_deref());
-        }
-        Ok(())
+        in_digests(keys, |digests| digests.iter().try_for_each(|digest| Ok(see(reader.find(digest)?.as_deref()))))
     }
 
     fn remove(&self, keys: &[Key]) -> Result<()> {

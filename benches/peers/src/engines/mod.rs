@@ -22,7 +22,7 @@ mod redb;
 mod rocksdb;
 mod sqlite;
 
-pub use blobpack::{Blobpack, digest_of};
+pub use blobpack::{Blobpack, digest_of, in_digests};
 pub use ram::ram;
 
 /// The SHA-256 of a blob.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{Run, check, median, timed};
 use crate::contents::{Contents, mixed, shuffled};
-use crate::engines::{Blobpack, Engine, Key, Peer, digest_of, ram};
+use crate::engines::{Blobpack, Engine, Key, Peer, digest_of, in_digests, ram};
 use crate::report::{Better, Figure, Report};
 
 const ROUNDS: u64 = 7;
@@ -138,10 +138,10 @@ pub fn small(run: &Run, report: &mut Report) -> Result<()> {
     let reader = blobpack.store.reader()?;
     let mut contestants = beside_maps(Contestant::new("blobpack", |keys| {
         let mut sum = 0;
-        for keys in keys.chunks(1_000) {
-            let digests: Vec<_> = keys.iter().map(digest_of).collect();
-            sum += reader.get_many(&digests)?.iter().flatten().map(|blob| ends(blob)).sum::<u64>();
-        }
+        in_digests(keys, |digests| {
+            sum += reader.get_many(digests)?.iter().flatten().map(|blob| ends(blob)).sum::<u64>();
+            Ok(())
+        })?;
         Ok(sum)
     }));
     take_turns(&mut contestants, known)?;
@@ -154,8 +154,9 @@ pub fn small(run: &Run, report: &mut Report) -> Result<()> {
     report.add("miss_256_1m", figure(contestants));
 
     let mut contestants = beside_maps(Contestant::new("blobpack", |keys| {
-        let digests: Vec<_> = keys.iter().map(digest_of).collect();
-        digests.iter().map(|digest| Ok(ends(&blobpack.store.get(digest)?))).sum()
+        let mut sum = 0;
+        in_digests(keys, |digests| digests.iter().try_for_each(|digest| Ok(sum += ends(&blobpack.store.get(digest)?))))?;
+        Ok(sum)
     }));
     take_turns(&mut contestants, known)?;
     report.add("get_owned_256_1m", figure(contestants));
