@@ -31,11 +31,15 @@
 
 mod cascade;
 mod cycle;
+#[cfg(test)]
+mod damage_tests;
 mod lists;
 #[cfg(test)]
 mod model;
 mod names;
 mod outcome;
+#[cfg(test)]
+mod part_tests;
 #[cfg(test)]
 mod tests;
 

@@ -35,7 +35,7 @@ impl<R: Records> Changes<'_, R> {
         self.enter_id(at)?;
         let blob = self.blobs[at].now.id;
         let Some(named) = named else {
-            self.add_name(name, NameRecord { tag, id, target: blob, ..NameRecord::anchor(tag) })?;
+            self.add_name(name, NameRecord { id, target: blob, ..NameRecord::anchor(tag) })?;
             self.change_blob(at).held += 1;
             return Ok(Named { removed: Removed::default(), is_new: true });
         };

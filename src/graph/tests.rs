@@ -113,7 +113,15 @@ impl Memory {
                     assert!(self.records.contains_key(&Key::Blob(from)) && self.records.contains_key(&Key::Blob(to)));
                     inbound.entry(to).or_default().insert(from);
                 }
-                Key::Name(id) if id != Offset::NONE && !image.removed => self.names_lead_to_blobs(),
+                Key::Name(id) if !image.removed => {
+                    self.names_lead_to_blobs();
+                    if was.is_some() || id == Offset::NONE {
+                        let name = self.name_by_id(id).unwrap();
+                        for place in [name.next, name.previous] {
+                            assert!(self.name_at(place).unwrap().is_some(), "new names before those beside them");
+                        }
+                    }
+                }
                 Key::Name(_) => {}
             }
         }
@@ -223,7 +231,7 @@ pub(super) fn put(changes: &mut Changes<'_, Memory>, next: &mut u64, name: u64) 
 }
 
 /// A store of blobs with one reference each, and these links (from, to); who is linked to has no reference to spare.
-fn store(blobs: u64, links: &[(u64, u64)]) -> Memory {
+pub(super) fn store(blobs: u64, links: &[(u64, u64)]) -> Memory {
     let mut memory = Memory::default();
     memory.batch(|changes, next| {
         for name in 0..blobs {
@@ -409,6 +417,40 @@ fn a_name_that_goes_and_comes_back_in_one_batch_has_a_new_frame_and_the_ring_its
 }
 
 #[test]
+fn a_name_that_comes_and_goes_in_one_batch_leaves_its_removal_only() {
+    let mut memory = store(1, &[]);
+    let (_, outcome) = memory.batch(|changes, next| {
+        changes.reference(&digest(0)).unwrap();
+        set(changes, next, 0, 0).unwrap();
+        changes.remove_name(&name(0)).unwrap();
+    });
+    let images: Vec<_> = outcome.images.iter().map(|image| (image.record.key(), image.removed)).collect();
+    let [(Key::Blob(_), false), (Key::Name(id), true)] = images[..] else { panic!("{images:?}") };
+    assert_ne!(id, Offset::NONE, "nobody ever saw the anchor");
+}
+
+#[test]
+fn a_name_that_is_released_gives_its_reference_to_a_caller() {
+    let mut memory = store(1, &[]);
+    memory.batch(|changes, next| set(changes, next, 0, 0).unwrap());
+    let place = memory.ring()[0].place();
+    memory.batch(|changes, _| changes.release_name(place).unwrap());
+    memory.names.clear();
+    assert_eq!((counts(&memory, 0), memory.records.len(), memory.counters.names), ((1, 0), 1, 0));
+    assert_eq!(memory.counters.dead_bytes, 128, "the shortest frame");
+}
+
+#[test]
+fn what_a_batch_looked_at_and_left_as_it_was_has_no_image() {
+    let mut memory = store(3, &[]);
+    let (_, outcome) = memory.batch(|changes, _| {
+        assert!(changes.unlink(&digest(0), &digest(1)).is_err());
+        changes.reference(&digest(2)).unwrap();
+    });
+    assert_eq!((outcome.images.len(), outcome.digests), (1, vec![digest(2)]));
+}
+
+#[test]
 fn counts_never_wrap() {
     let mut memory = store(1, &[]);
     let mut full = memory.record(&digest(0));
@@ -436,8 +478,16 @@ fn a_cycle_is_refused_whatever_its_length() {
             changes.link(&digest(to), &digest(from)).unwrap();
         }
         changes.reference(&digest(0)).unwrap();
-        assert!(changes.link(&digest(0), &digest(5)).is_err());
+        let refused = changes.link(&digest(0), &digest(5));
+        assert!(matches!(refused, Err(Error::WouldCycle { .. })), "the links of this batch count");
     });
+}
+
+#[test]
+fn a_link_between_two_chains_closes_no_cycle() {
+    let mut memory = store(6, &[(0, 1), (1, 2), (3, 4), (4, 5)]);
+    memory.batch(|changes, _| changes.link(&digest(3), &digest(2)).unwrap());
+    assert_eq!((counts(&memory, 3), memory.counters.links), ((1, 1), 5));
 }
 
 #[test]
