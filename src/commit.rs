@@ -7,8 +7,9 @@
 //!    changed (R8). The batch gets its place in the log.
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
 //!    then the commit frame, contiguous, in one call. Those who were told of the last group are given a moment to come
-//!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves frames that no commit vouches for, or a
-//!    commit that fails its checksums: recovery cuts the log there. Nobody was told anything.
+//!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves
+//!    frames that no commit vouches for, or a commit that fails its checksums: recovery cuts the log there. Nobody was
+//!    told anything.
 //! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents were synced before step 1, so a
 //!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
 //!    this: recovery finds the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or
