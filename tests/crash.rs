@@ -366,6 +366,51 @@ fn a_repaired_log_stays_repaired() {
     }
 }
 
+/// A superblock that counts on more than the file has is not believed.
+#[test]
+fn a_file_that_ends_within_a_page_is_made_whole_before_it_is_changed() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"a blob").unwrap();
+    let digest = Digest::of(blobpack::Algorithm::Sha256, b"a blob");
+    store.close().unwrap();
+    let mut bytes = directory.bytes(NAME).unwrap();
+    bytes.extend([7; 100]);
+    let longer = SimDirectory::new(FILE_BYTES_MAX);
+    longer.insert(NAME, bytes);
+    let store = open(&longer, &options()).unwrap();
+    // It needs no space.
+    store.reference(&digest).unwrap();
+    store.close().unwrap();
+    assert!(longer.bytes(NAME).unwrap().len().is_multiple_of(4096));
+    let store = open(&longer, &options()).unwrap();
+    assert_eq!((store.recovery(), store.descriptor(&digest).unwrap().ref_count), (Recovery::default(), 2));
+}
+
+/// What a repair or a full disk has left behind the log's end is told from later commits by its epoch.
+#[test]
+fn each_recovery_and_each_rebuild_begins_an_epoch() {
+    let newest = |directory: &SimDirectory| {
+        let bytes = directory.bytes(NAME).unwrap();
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let both = [64 << 10, 128 << 10].map(|at| (word(at + 192), word(at + 200)));
+        both.into_iter().max().unwrap().1
+    };
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"a blob").unwrap();
+    let killed = SimDirectory::new(FILE_BYTES_MAX);
+    killed.insert(NAME, directory.bytes(NAME).unwrap());
+    let mut epochs = vec![newest(&killed)];
+    for how in [How::Open, How::Rebuild, How::Rebuild] {
+        let store = open_how(&killed, &options(), how).unwrap();
+        epochs.push(newest(&killed));
+        assert_eq!(store.list().count(), 1);
+        store.close().unwrap();
+    }
+    assert!(epochs.is_sorted_by(|before, after| before < after), "{epochs:?}");
+}
+
 /// A reader recovered for itself, and then went on with what it had though another writer had come, gone and come
 /// again.
 #[test]

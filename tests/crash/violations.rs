@@ -179,3 +179,12 @@ fn a_medium_that_keeps_no_promise_is_found_out_whichever_it_is() {
     }
     assert!(missed.is_empty(), "nothing finds {missed:?}");
 }
+
+/// The short ones, which are fast enough for the suite that mutants have to get past.
+#[test]
+fn a_good_medium_is_not_blamed_by_the_short_runs() {
+    let prepared = Prepared::new(8);
+    for (name, scenario) in &SCENARIOS[..7] {
+        assert_eq!(scenarios::check(*scenario, &prepared, None), Ok(()), "{name}");
+    }
+}
