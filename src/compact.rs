@@ -654,3 +654,6 @@ fn compact_once<M: Medium>(
     }
     Ok(compacted)
 }
+
+#[cfg(test)]
+mod tests;

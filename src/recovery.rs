@@ -798,3 +798,6 @@ pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_byt
     crc.update(header);
     Ok(Some(crc.finalize()))
 }
+
+#[cfg(test)]
+mod tests;
