@@ -1,10 +1,52 @@
-//! What a recovery in memory has room for.
+//! The parts of a recovery by themselves: what is read of frames, what is looked for, what is given back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use zerocopy::little_endian::U32;
 
 use super::*;
-use crate::medium::{Sim, SimDirectory};
+use crate::digest::Algorithm;
+use crate::format::BlobHeader;
+use crate::log::{CommitFields, encode_group, seal_name};
+use crate::medium::{Action, Sim, SimDirectory};
+
+const MARKER: u64 = 99;
+const START: u64 = SPACE_AT.0;
+
+/// A file of four megabytes without data.
+fn file() -> (SimDirectory, Sim) {
+    let directory = SimDirectory::new(4 << 20);
+    let medium = directory.create("pack").unwrap();
+    medium.allocate(Offset(0), 4 << 20).unwrap();
+    directory.record(true);
+    (directory, medium)
+}
+
+fn write(medium: &Sim, at: u64, bytes: &[u8]) {
+    medium.write_at(Offset(at), &[bytes], false).unwrap();
+}
+
+fn tail(at: u64, chunk_end: u64) -> Tail {
+    let none = Offset::NONE;
+    Tail { epoch: 1, chunk: Offset(START), chunk_end, at: Offset(at), commit: none, commit_checksum: 0 }
+}
+
+fn scan(tail: Tail) -> Scan {
+    let report = Recovery::default();
+    let (groups, chunks) = (Vec::new(), Vec::new());
+    Scan { marker: MARKER, groups, chunks, from: tail, tail, report, residue: false, cut: false }
+}
+
+/// What was done since the last look.
+fn actions(directory: &SimDirectory) -> Vec<(&'static str, u64, u64)> {
+    let steps = directory.steps().into_iter().filter_map(|step| match step.action {
+        Action::Allocate { offset, length } => Some(("allocate", offset.0, length)),
+        Action::Punch { offset, length } => Some(("punch", offset.0, length)),
+        _ => None,
+    });
+    let actions = steps.collect();
+    directory.record(true);
+    actions
+}
 
 fn superblocks(slots: u32, end: u64) -> Superblocks {
     let newest = Superblock { slots: U32::new(slots), end: U64::new(end), ..Superblock::new_zeroed() };
@@ -33,4 +75,143 @@ fn memory_lasts_for_twice_the_segments_that_the_images_need_and_their_directorie
     let segments = (3 + 4 * 3 + 64) * 2;
     let expected = segments * PAGE_BYTES + 4 * (8 << 23) + EXTRA;
     assert_eq!(room(&medium, &superblocks(4, 300_000), 3, 20), (expected, 320 << 10), "behind all that is known");
+}
+
+#[test]
+fn a_length_is_made_whole_pages_within_the_limit() {
+    let medium = SimDirectory::new(1 << 20).create("pack").unwrap();
+    medium.allocate(Offset(0), 5000).unwrap();
+    let error = whole_pages(&medium, 8191).unwrap_err();
+    assert!(matches!(error, Error::LimitReached { needed: 8192, limit: 8191, .. }), "{error}");
+    assert_eq!(medium.length().unwrap(), 5000);
+    assert_eq!(whole_pages(&medium, 8192).unwrap(), 8192);
+    assert_eq!(medium.length().unwrap(), 8192);
+    assert_eq!(whole_pages(&medium, 0).unwrap(), 8192, "nothing is needed");
+}
+
+#[test]
+fn the_heads_and_the_rest_of_the_log_are_made_private() {
+    let (directory, medium) = file();
+    let heads = [64, 128, 192].map(|kib| ("allocate", kib << 10, PAGE_BYTES));
+    let private = |tail: Tail, file_bytes: u64| {
+        make_private(&medium, &tail, file_bytes).unwrap();
+        let actions = actions(&directory);
+        assert_eq!(actions[..3], heads);
+        actions[3]
+    };
+    let page = START + PAGE_BYTES;
+    assert_eq!(private(tail(page + 64, page + 40_960), 4 << 20), ("allocate", page, 40_960), "up to the chunk's end");
+    assert_eq!(private(tail(page, page + 40_960), page + 8192), ("allocate", page, 8192), "up to the file's end");
+    assert_eq!(private(tail(page, 1 << 40), 4 << 20), ("allocate", page, 2 << 20), "no forged chunk has more");
+}
+
+#[test]
+fn what_lies_between_the_chunks_of_the_log_is_given_back() {
+    let (directory, medium) = file();
+    let chunk = |at: u64, bytes: u64| Passed { jump: Offset::NONE, chunk: Region { offset: Offset(at), bytes } };
+    let mut scan = scan(tail(START, START));
+    scan.chunks = vec![chunk(2 << 20, 1 << 16), chunk(1 << 20, 1 << 16)];
+    give_back(&medium, &scan, (1 << 19) + 1, (3 << 20) - 1).unwrap();
+    let first = (1 << 19) + PAGE_BYTES;
+    let expected = [
+        ("punch", first, (1 << 20) - first),
+        ("punch", (1 << 20) + (1 << 16), (1 << 20) - (1 << 16)),
+        ("punch", (2 << 20) + (1 << 16), (1 << 20) - (1 << 16)),
+    ];
+    assert_eq!(actions(&directory), expected);
+    give_back(&medium, &scan, 1 << 20, (1 << 20) + (1 << 16)).unwrap();
+    assert_eq!(actions(&directory), [], "all of it is a chunk");
+    scan.cut = true;
+    give_back(&medium, &scan, 1 << 19, 3 << 20).unwrap();
+    assert_eq!(actions(&directory), [], "what damage has cut off stays");
+}
+
+#[test]
+fn the_checksum_of_a_payload_is_that_of_all_its_bytes_and_its_header() {
+    let (_, medium) = file();
+    let (name, at) = ("a name", Offset(START));
+    let (header, checksum) = seal_name(MARKER, at, name);
+    write(&medium, at.0, header.as_bytes());
+    write(&medium, at.0 + 64, name.as_bytes());
+    let found = |at, end| payload_checksum(&medium, MARKER, at, end).unwrap();
+    assert_eq!(found(at, START + 70), Some(checksum));
+    assert_eq!(found(at, START + 69), None, "the body is cut off");
+    assert_eq!(found(Offset(START + 64), 4 << 20), None, "no frame");
+
+    // More than is read at a time.
+    let payload: Vec<u8> = (0..(1 << 20) + 5).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let at = Offset(START + 4096);
+    let header = BlobHeader::new(MARKER, at, &Digest::of(Algorithm::Sha512, &payload), to_u64(payload.len()));
+    write(&medium, at.0, header.bytes());
+    write(&medium, at.0 + 128, &payload);
+    let expected = crc32fast::hash(&[&payload, header.bytes()].concat());
+    assert_eq!(found(at, 4 << 20), Some(expected));
+
+    let plain = |kind, length| {
+        let at = Offset(START + 256);
+        write(&medium, at.0, FrameHeader::plain(MARKER, kind, at, length, [0; 32]).as_bytes());
+        found(at, 4 << 20)
+    };
+    assert!(plain(Kind::Name, NAME_BYTES_MAX).is_some());
+    assert_eq!(plain(Kind::Name, NAME_BYTES_MAX + 1), None, "no name is that long");
+    assert_eq!(plain(Kind::Run, 0), None);
+}
+
+#[test]
+fn frames_behind_the_end_are_found_wherever_they_stand() {
+    let (_, medium) = file();
+    let blob = |at: u64| {
+        let digest = Digest::of(Algorithm::Sha256, &at.to_le_bytes());
+        write(&medium, at, BlobHeader::new(MARKER, Offset(at), &digest, 3).bytes());
+        (Offset(at), digest)
+    };
+    let jump = |at: u64, target: u64| {
+        let detail = JumpDetail { target: U64::new(target), ..JumpDetail::new_zeroed() };
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(detail.as_bytes());
+        write(&medium, at, FrameHeader::plain(MARKER, Kind::Jump, Offset(at), 0, bytes).as_bytes());
+    };
+    let from = START + 64;
+    let commit = START + 3 * LOOK_BYTES - 128;
+    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+    let bytes = encode_group(MARKER, &mut tail(commit, START + (1 << 16)), &[], &[], &fields);
+    let end = commit + to_u64(bytes.len());
+    write(&medium, commit, &bytes);
+    let blobs = [from, from + 64, from + LOOK_BYTES, end].map(blob);
+    jump(end + 64, (2 << 20) + 77);
+    let look = |to: u64| {
+        let mut found = Behind::default();
+        let targets = found.look(&medium, MARKER, Offset(from - 1), to).unwrap();
+        (found.blobs, found.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>(), targets)
+    };
+    let all = (blobs.to_vec(), vec![commit], vec![2 << 20]);
+    assert_eq!(look(end + 128), all);
+    assert_eq!(look(4 << 20), all);
+    assert_eq!(look(end + 127), (blobs.to_vec(), vec![commit], vec![]), "half a header is none");
+    assert_eq!(look(from), (vec![], vec![], vec![]));
+}
+
+#[test]
+fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
+    let (directory, medium) = file();
+    let found = |durable: u64, host: [u64; 5]| {
+        medium.store(live::DURABLE, &[durable]).unwrap();
+        medium.store(live::HOST, &host).unwrap();
+        scan(tail(START + 640, START + (1 << 16))).check_live_page(&medium).unwrap().map(|(at, _)| at)
+    };
+    let host = host_words(&medium).unwrap();
+    assert_eq!(found(START + 641, host), Some(Offset(START + 640)));
+    assert_eq!(found(START + 640, host), None);
+    for word in 0..5 {
+        let mut other = host;
+        other[word] += 1;
+        assert_eq!(found(START + 641, other), None, "another boot, device or inode");
+    }
+    let crc = host[..4].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(host[4], u64::from(crc32fast::hash(&crc)));
+    drop(directory);
+    // The page lies outside a file that is shorter.
+    let medium = SimDirectory::new(1 << 20).create("short").unwrap();
+    medium.allocate(Offset(0), live::HOST.0 + 39).unwrap();
+    assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
 }
