@@ -1065,3 +1065,6 @@ impl<M: Medium> Records for Current<'_, M> {
 }
 
 const _: () = assert!(RESERVED_LOG_BYTES + PLAIN_BYTES < CHUNK_BYTES_MIN);
+
+#[cfg(test)]
+mod tests;
