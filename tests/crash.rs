@@ -33,6 +33,7 @@ mod violations;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use blobpack::format::SUPERBLOCKS_AT;
 use blobpack::medium::{Action, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Digest, Error, Recovery, Store};
@@ -387,6 +388,42 @@ fn a_file_that_ends_within_a_page_is_made_whole_before_it_is_changed() {
     assert_eq!((store.recovery(), store.descriptor(&digest).unwrap().ref_count), (Recovery::default(), 2));
 }
 
+/// No later commit vouches for the newest one. While the machine runs the live page does; after a power cut it may be
+/// torn.
+#[test]
+fn a_damaged_newest_commit_is_damage_only_while_the_machine_runs() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"the first").unwrap();
+    store.put(b"the newest").unwrap();
+    let mut bytes = directory.bytes(NAME).unwrap();
+    let payload = bytes.windows(10).position(|window| window == b"the newest").unwrap();
+    bytes[payload] ^= 1;
+    let open_after = |boot: Option<u64>| {
+        let damaged = SimDirectory::new(FILE_BYTES_MAX);
+        damaged.insert(NAME, bytes.clone());
+        if let Some(boot) = boot {
+            damaged.set_boot(boot);
+        }
+        open(&damaged, &options())
+    };
+    let error = open_after(Some(directory.boot())).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("more was acknowledged"), "{error}");
+    let store = open_after(None).unwrap();
+    assert_eq!((store.list().count(), store.recovery().dropped_commits), (1, 1));
+}
+
+/// The sequences of the superblocks that were written since recording began.
+fn superblocks_written(directory: &SimDirectory) -> Vec<u64> {
+    let sequence = |bytes: &[u8]| u64::from_le_bytes(bytes[192..200].try_into().unwrap());
+    let steps = directory.steps();
+    let written = steps.iter().filter_map(|step| match &step.action {
+        Action::Write { offset, bytes, .. } if SUPERBLOCKS_AT.contains(offset) => Some(sequence(bytes)),
+        _ => None,
+    });
+    written.collect()
+}
+
 /// What a repair or a full disk has left behind the log's end is told from later commits by its epoch.
 #[test]
 fn each_recovery_and_each_rebuild_begins_an_epoch() {
@@ -402,7 +439,11 @@ fn each_recovery_and_each_rebuild_begins_an_epoch() {
     let killed = SimDirectory::new(FILE_BYTES_MAX);
     killed.insert(NAME, directory.bytes(NAME).unwrap());
     let mut epochs = vec![newest(&killed)];
-    for how in [How::Open, How::Rebuild, How::Rebuild] {
+    killed.record(true);
+    drop(open(&killed, &options()).unwrap());
+    epochs.push(newest(&killed));
+    assert_eq!(superblocks_written(&killed), [3], "a creation writes two");
+    for how in [How::Rebuild, How::Rebuild] {
         let store = open_how(&killed, &options(), how).unwrap();
         epochs.push(newest(&killed));
         assert_eq!(store.list().count(), 1);
@@ -454,6 +495,9 @@ fn a_blob_behind_a_tail_that_is_blank_is_reported_once() {
     bytes[payload - 64..payload + 600].copy_from_slice(&after[payload - 64..payload + 600]);
     let cut = SimDirectory::new(FILE_BYTES_MAX);
     cut.insert(NAME, bytes);
+    cut.record(true);
     assert_eq!(open(&cut, &options()).unwrap().recovery().dropped_blobs, [kept]);
+    // The log goes on elsewhere, and no jump leads there: both superblocks do.
+    assert_eq!(superblocks_written(&cut).len(), 2);
     assert_eq!(open(&cut, &options()).unwrap().recovery(), Recovery::default());
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::format::Kind;
+use crate::medium::SimDirectory;
 
 #[test]
 fn the_shape_that_fills_the_segments_best_is_taken() {
@@ -44,4 +46,33 @@ fn large_payloads_begin_on_the_next_page_that_leaves_room_for_their_headers() {
     let after = |algorithm| [0, 4096 - 128, 4096 - 127, 4096 - 64, 4096 - 63].map(|end| large_payload(end, algorithm));
     assert_eq!(after(Algorithm::Sha256), [4096, 4096, 4096, 4096, 8192]);
     assert_eq!(after(Algorithm::Sha512), [4096, 4096, 8192, 8192, 8192]);
+}
+
+#[test]
+fn the_new_log_goes_on_in_another_chunk_only_where_the_frame_does_not_fit() {
+    let medium = SimDirectory::new(4 << 20).create("new").unwrap();
+    let mut space = Space::empty(99, 63, u64::MAX);
+    let mut log = LogCopy::new(&medium, &mut space, 99, 100_000, 3).unwrap();
+    let first = Offset(SPACE_AT.0);
+    assert_eq!((log.tail.chunk, log.tail.chunk_end), (first, first.0 + (128 << 10)), "as long as what is to come");
+    let names = ["a", &"long".repeat(30)].map(|name| Name::new(name).unwrap());
+    let places = [log.name(&names[0]).unwrap(), log.name(&names[1]).unwrap()];
+    assert_eq!(places, [64, 64 + 128].map(|at| Offset(first.0 + at)));
+    assert_eq!((log.tail.at, log.left), (Offset(first.0 + 64 + 128 + 192), 100_000 - 320));
+    let room = log.tail.room();
+    log.make_room(room).unwrap();
+    assert_eq!((log.tail.chunk, log.left), (first, 0), "it fits exactly");
+    log.make_room(room + 1).unwrap();
+    let second = Offset(first.0 + (128 << 10));
+    assert_eq!(
+        (log.tail.chunk, log.tail.chunk_end, log.tail.at),
+        (second, second.0 + (128 << 10), Offset(second.0 + 64))
+    );
+    log.flush().unwrap();
+    let end = medium.length().unwrap();
+    for (at, name) in places.into_iter().zip(names) {
+        assert_eq!(read_name(&medium, 99, at, end).unwrap(), Some(name));
+    }
+    let kind = |at: u64| read_frame(&medium, 99, Offset(at), end).unwrap().map(|frame| frame.kind);
+    assert_eq!([first.0, first.0 + 384, second.0].map(kind), [Kind::Chunk, Kind::Jump, Kind::Chunk].map(Some));
 }

@@ -8,6 +8,7 @@ use crate::digest::Algorithm;
 use crate::format::BlobHeader;
 use crate::log::{CommitFields, encode_group, seal_name};
 use crate::medium::{Action, Sim, SimDirectory};
+use crate::record::{BlobRecord, Image};
 
 const MARKER: u64 = 99;
 const START: u64 = SPACE_AT.0;
@@ -124,6 +125,35 @@ fn what_lies_between_the_chunks_of_the_log_is_given_back() {
     scan.cut = true;
     give_back(&medium, &scan, 1 << 19, 3 << 20).unwrap();
     assert_eq!(actions(&directory), [], "what damage has cut off stays");
+}
+
+#[test]
+fn large_blobs_of_the_log_are_not_given_back() {
+    let (directory, medium) = file();
+    let (none, algorithm) = (Offset::NONE, Algorithm::Sha256);
+    let blob = |id: u64, length| BlobRecord {
+        tag: 9,
+        id: Offset(id),
+        length,
+        algorithm,
+        references: 1,
+        held: 0,
+        first_out: none,
+        first_in: none,
+        out_count: 0,
+    };
+    // The large one takes a page with its header, and seventeen with its payload.
+    let blobs = [blob((1 << 20) + PAGE_BYTES - 64, LARGE_BYTES + 1), blob(START + 64, LARGE_BYTES - 1)];
+    let images = blobs.map(|blob| Image { record: Record::Blob(blob), removed: false });
+    let mut end = tail(START + 640, START + (1 << 16));
+    let fields = CommitFields { sequence: 1, durable_upto: none, counters: Default::default() };
+    write(&medium, START + 640, &encode_group(MARKER, &mut end, &images, &[], &fields));
+    let mut scan = scan(end);
+    let (commits, counters) = (vec![Offset(START + 640)], Default::default());
+    scan.groups = vec![Group { commits, tail: end, durable_upto: none, sequence: 1, counters, images: 2 }];
+    give_back(&medium, &scan, 1 << 19, 2 << 20).unwrap();
+    let after = (1 << 20) + 18 * PAGE_BYTES;
+    assert_eq!(actions(&directory), [("punch", 1 << 19, 1 << 19), ("punch", after, (2 << 20) - after)]);
 }
 
 #[test]
