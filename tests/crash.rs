@@ -33,10 +33,11 @@ mod violations;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use blobpack::format::SUPERBLOCKS_AT;
+use blobpack::commit::Tuning;
+use blobpack::format::{Offset, SUPERBLOCKS_AT};
 use blobpack::medium::{Action, Sim, SimDirectory};
 use blobpack::store::How;
-use blobpack::{Digest, Error, Recovery, Store};
+use blobpack::{Digest, Durability, Error, Recovery, Store};
 
 use history::{FILE_BYTES_MAX, History, NAME, create, kind, open, open_how, open_read_only, options};
 use model::{Contents, Generator, Model, Op, Random, run};
@@ -388,6 +389,58 @@ fn a_file_that_ends_within_a_page_is_made_whole_before_it_is_changed() {
     assert_eq!((store.recovery(), store.descriptor(&digest).unwrap().ref_count), (Recovery::default(), 2));
 }
 
+/// All chunks of the log between its first commits and its last chunk are gone. What is left there says that more was
+/// acknowledged, wherever in the file it stands.
+#[test]
+fn a_late_chunk_is_evidence_though_those_before_it_are_gone() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"the first").unwrap();
+    directory.record(true);
+    for byte in 0..30u8 {
+        store.put(&[byte; 10_000]).unwrap();
+    }
+    let steps = directory.steps();
+    let writes = steps.iter().filter_map(|step| match &step.action {
+        Action::Write { offset, bytes, durable: true } if offset.0 > 256 << 10 => Some((offset.0, bytes.len())),
+        _ => None,
+    });
+    let writes: Vec<_> = writes.collect();
+    let last = writes[writes.len() - 1].0 & !0xffff;
+    let mut bytes = directory.bytes(NAME).unwrap();
+    let gone: Vec<_> = writes.iter().filter(|(at, _)| *at < last).collect();
+    for (at, length) in &gone {
+        bytes[*at as usize..][..*length].fill(0);
+    }
+    assert!(gone.len() > 20 && gone.len() < writes.len());
+    let damaged = SimDirectory::new(FILE_BYTES_MAX);
+    damaged.insert(NAME, bytes);
+    let error = open(&damaged, &options()).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("later commits are there"), "{error}");
+    let store = open_how(&damaged, &options(), How::Repair).unwrap();
+    assert_eq!(store.list().count(), 1);
+    assert!(store.recovery().lost_commits > 0);
+}
+
+/// The commits since are replayed from the older one on.
+#[test]
+fn a_lost_superblock_is_told() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"before").unwrap();
+    store.checkpoint().unwrap();
+    store.put(b"after").unwrap();
+    let mut bytes = directory.bytes(NAME).unwrap();
+    let sequence = |at: &Offset| u64::from_le_bytes(bytes[at.0 as usize + 192..][..8].try_into().unwrap());
+    let newest = SUPERBLOCKS_AT.iter().max_by_key(|at| sequence(at)).unwrap().0 as usize;
+    bytes[newest..newest + 512].fill(0);
+    let damaged = SimDirectory::new(FILE_BYTES_MAX);
+    damaged.insert(NAME, bytes);
+    let store = open(&damaged, &options()).unwrap();
+    assert!(store.recovery().lost_superblock && store.recovery().replayed_commits == 2);
+    assert_eq!(store.list().count(), 2);
+}
+
 /// No later commit vouches for the newest one. While the machine runs the live page does; after a power cut it may be
 /// torn.
 #[test]
@@ -424,6 +477,63 @@ fn superblocks_written(directory: &SimDirectory) -> Vec<u64> {
     written.collect()
 }
 
+/// How many puts of 600 bytes it takes until a checkpoint is made, up to 99; they are numbered from `first` on.
+fn puts_until_checkpoint(store: &Store<Sim>, directory: &SimDirectory, first: u32) -> u32 {
+    directory.record(true);
+    for number in 1..99 {
+        store.put(&[(first + number).to_le_bytes(); 150].concat()).unwrap();
+        if !superblocks_written(directory).is_empty() {
+            return number;
+        }
+    }
+    99
+}
+
+#[test]
+fn checkpoints_come_after_so_many_changes_and_without_syncs_after_so_many_bytes() {
+    let with = |durability, checkpoint_images, checkpoint_bytes| {
+        let tuning = Tuning { checkpoint_images, checkpoint_bytes, removal_images: 6, ..Tuning::default() };
+        let directory = SimDirectory::new(FILE_BYTES_MAX);
+        let store = create(&directory, &options().durability(durability).tuning(tuning)).unwrap();
+        (directory, store)
+    };
+    let (directory, store) = with(Durability::PowerLoss, 3, 1 << 30);
+    assert_eq!([0, 100].map(|first| puts_until_checkpoint(&store, &directory, first)), [3, 3]);
+    // A large pack makes one after a quarter of its records: thirteen of 53.
+    let mut batch = store.batch();
+    for byte in 0..(40 - 6) {
+        batch.put(&[byte; 10]).unwrap();
+    }
+    batch.commit().unwrap();
+    assert_eq!(store.stats().unwrap().blobs, 40);
+    assert_eq!(puts_until_checkpoint(&store, &directory, 200), 13);
+
+    // A put of 600 bytes takes 1024 of the log.
+    let (directory, store) = with(Durability::Process, 1 << 30, 3 * 1024);
+    assert_eq!([0, 100].map(|first| puts_until_checkpoint(&store, &directory, first)), [3, 3]);
+    let (directory, store) = with(Durability::PowerLoss, 1 << 30, 3 * 1024);
+    assert_eq!(puts_until_checkpoint(&store, &directory, 0), 99, "what is synced need not be synced again");
+
+    // A removal in parts counts with all of them.
+    let freed = |durability, images, bytes| {
+        let (directory, store) = with(durability, images, bytes);
+        let mut batch = store.batch();
+        let root = batch.put(b"root").unwrap();
+        for byte in 0..20 {
+            let leaf = batch.put(&[byte; 10]).unwrap();
+            batch.link(&leaf, &root);
+        }
+        batch.commit().unwrap();
+        store.checkpoint().unwrap();
+        directory.record(true);
+        assert_eq!(store.dereference(&root).unwrap().blobs(), 21);
+        superblocks_written(&directory).len()
+    };
+    assert_eq!(freed(Durability::PowerLoss, 41, 1 << 30), 1, "41 records are gone");
+    assert_eq!(freed(Durability::PowerLoss, 1000, 1), 0);
+    assert_eq!(freed(Durability::Process, 1000, 41 * 64), 1);
+}
+
 /// What a repair or a full disk has left behind the log's end is told from later commits by its epoch.
 #[test]
 fn each_recovery_and_each_rebuild_begins_an_epoch() {
@@ -440,7 +550,9 @@ fn each_recovery_and_each_rebuild_begins_an_epoch() {
     killed.insert(NAME, directory.bytes(NAME).unwrap());
     let mut epochs = vec![newest(&killed)];
     killed.record(true);
-    drop(open(&killed, &options()).unwrap());
+    let store = open(&killed, &options()).unwrap();
+    assert!(store.recovery().replayed_commits == 1 && !store.recovery().lost_superblock);
+    store.close().unwrap();
     epochs.push(newest(&killed));
     assert_eq!(superblocks_written(&killed), [3], "a creation writes two");
     for how in [How::Rebuild, How::Rebuild] {
