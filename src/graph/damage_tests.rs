@@ -5,6 +5,8 @@ use super::tests::{Memory, digest, name, set, store};
 use super::*;
 use crate::record::{Key, Record};
 
+type Change<T> = fn(&mut T);
+
 fn is_damage<T>(result: Result<T>, what: &str) {
     let error = result.err().unwrap_or_else(|| panic!("it should be told: {what}"));
     assert!(error.is_damage() && error.to_string().contains(what), "{what}: {error}");
@@ -52,7 +54,7 @@ fn forge_name(memory: &mut Memory, number: u64, change: impl FnOnce(&mut NameRec
 
 #[test]
 fn a_blob_has_as_many_references_as_are_held_or_more_and_lists_where_they_are_counted() {
-    let cases: [(u64, fn(&mut BlobRecord)); 6] = [
+    let cases: [(u64, Change<BlobRecord>); 6] = [
         (2, |blob| blob.references = 0),
         (2, |blob| blob.held = 2),
         (2, |blob| blob.out_count = 1),
@@ -146,7 +148,7 @@ fn a_name_that_either_neighbour_does_not_know_is_damage() {
 
 #[test]
 fn a_name_without_a_frame_or_a_blob_is_damage() {
-    let cases: [fn(&mut NameRecord); 2] = [|name| name.id = Offset::NONE, |name| name.target = Offset::NONE];
+    let cases: [Change<NameRecord>; 2] = [|name| name.id = Offset::NONE, |name| name.target = Offset::NONE];
     for change in cases {
         let mut memory = three_names();
         forge_name(&mut memory, 1, change);
