@@ -14,7 +14,7 @@ const BLOB_BYTES: usize = 256;
 const BATCH: u32 = 1_000;
 const BLOBS: u32 = 30_000;
 
-const WORKS: [&str; 5] = ["hash", "put", "get", "get_many", "miss"];
+const WORKS: [&str; 6] = ["hash", "put", "get", "get_many", "miss", "owned"];
 
 fn content(seed: u32) -> [u8; BLOB_BYTES] {
     let mut bytes = [0x5a; BLOB_BYTES];
@@ -29,12 +29,13 @@ fn main() {
         // What cargo passes to every bench and test is not for this one; `cargo test --benches` only sees that it runs.
         None if arguments.iter().any(|argument| argument == "--test") => {}
         None => {
-            let [hash, put, get, get_many, miss] = WORKS.map(|work| collected(work) / f64::from(BLOBS));
+            let [hash, put, get, get_many, miss, owned] = WORKS.map(|work| collected(work) / f64::from(BLOBS));
             println!("instructions, a blob of {BLOB_BYTES} bytes");
             println!("  put, in batches of {BATCH}, without hashing  {:>8.0}", put - hash);
             println!("  Reader::get                            {get:>8.0}");
             println!("  Reader::get_many, a hundred at a time  {get_many:>8.0}");
             println!("  Reader::find of an unknown digest      {miss:>8.0}");
+            println!("  Store::get                             {owned:>8.0}");
         }
     }
 }
@@ -95,6 +96,9 @@ fn child(work: &str) {
                 let found = reader.get_many(digests).unwrap();
                 assert!(found.iter().all(|blob| blob.unwrap()[BLOB_BYTES - 1] == 0x5a));
             }
+        }),
+        "owned" => counted(|| {
+            digests.iter().for_each(|digest| assert_eq!(store.get(digest).unwrap()[BLOB_BYTES - 1], 0x5a));
         }),
         "miss" => {
             let unknown: Vec<_> =

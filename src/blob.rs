@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::format::{Offset, to_usize};
+use crate::format::{Offset, header_bytes, to_usize};
 use crate::index::probe::Found;
 use crate::medium::{Disk, Medium};
 use crate::pack::Descriptor;
+use crate::record::BlobRecord;
 use crate::source::Source;
 use crate::view::View;
 
@@ -40,20 +41,41 @@ impl<M: Medium> std::fmt::Debug for Blob<M> {
 impl<M: Medium> Blob<M> {
     pub(crate) fn find(source: &Source<M>, digest: &Digest) -> Result<Option<Blob<M>>> {
         // The view that the record was found in must be the one that the bytes are borrowed from.
+        let view = source.current()?;
+        if !view.is_private() {
+            match view.blob_record(digest) {
+                Ok(None) => return Ok(None),
+                Ok(Some(record)) => {
+                    if let Some(blob) = Blob::in_view(&view, digest, &record) {
+                        return Ok(Some(blob));
+                    }
+                }
+                // The source knows what to do.
+                Err(_) => {}
+            }
+        }
+        drop(view);
         for _ in 0..RENEWALS {
             let Some(record) = source.ask(|view| view.blob_record(digest))? else { return Ok(None) };
             let view = source.view();
-            let header = crate::format::header_bytes(digest.algorithm());
-            let found = Found { id: record.id, payload: Offset(record.id.0 + header), length: record.length };
             // After a compaction in between the same offset may hold something else. The check is that of the lookup:
             // with a stricter one a damaged frame would be found and refused for ever.
-            let same = view.find_blob(digest).is_ok_and(|now| now.is_some_and(|now| now.id == found.id));
-            if same && view.bytes(found.payload, found.length).is_some() {
-                return Ok(Some(Blob { view, found, descriptor: Descriptor::new(*digest, &record) }));
+            if view.find_blob(digest).is_ok_and(|now| now.is_some_and(|now| now.id == record.id))
+                && let Some(blob) = Blob::in_view(&view, digest, &record)
+            {
+                return Ok(Some(blob));
             }
             source.renew()?;
         }
         Err(Error::Busy { path: source.medium().path().into() })
+    }
+
+    /// The blob of this record, where the view's map goes to its end.
+    fn in_view(view: &Arc<View<M>>, digest: &Digest, record: &BlobRecord) -> Option<Blob<M>> {
+        let payload = Offset(record.id.0 + header_bytes(digest.algorithm()));
+        view.bytes(payload, record.length)?;
+        let found = Found { id: record.id, payload, length: record.length };
+        Some(Blob { view: view.clone(), found, descriptor: Descriptor::new(*digest, record) })
     }
 
     /// Its digest.

@@ -126,6 +126,37 @@ impl Segment<'_> {
         let (prefix, depth) = (word(1), (word(3) & 0xffff_ffff) as u32);
         depth <= 63 && directory_index(prefix, depth) == directory_index(tag, depth)
     }
+
+    #[inline]
+    fn slot(&self, number: u32) -> &[Word] {
+        let first = 8 * (to_usize(u64::from(number)) + 1);
+        &self.words[first..first + 8]
+    }
+
+    fn slot_at(&self, number: u32) -> Offset {
+        Offset(self.at.0 + 64 * (u64::from(number) + 1))
+    }
+
+    /// Damage in a slot that a search from this one on passes.
+    fn damage_from(&self, home: u32, slots: u32) -> Option<(Offset, &'static str)> {
+        for number in probes(home, slots) {
+            let words = load(self.slot(number));
+            match words[0] {
+                TAG_EMPTY if was_never_used(&words) => break,
+                TAG_EMPTY => return Some((self.slot_at(number), USED_AND_EMPTY)),
+                TAG_TOMBSTONE => {}
+                _ if parse_record(&words).is_some() => {}
+                _ => return Some((self.slot_at(number), "a record fails its checksum")),
+            }
+        }
+        None
+    }
+}
+
+/// The slots where a search looks, in order.
+#[inline]
+fn probes(home: u32, slots: u32) -> impl Iterator<Item = u32> {
+    (home..home + PROBES_MAX.min(slots)).map(move |number| if number >= slots { number - slots } else { number })
 }
 
 impl<M: Medium> View<M> {
@@ -293,20 +324,14 @@ impl<M: Medium> View<M> {
             };
             let home = home_slot(tag, slots);
             odd = None;
-            for probe in 0..PROBES_MAX.min(slots) {
-                let number = home + probe;
-                let number = if number >= slots { number - slots } else { number };
-                let first = 8 * (to_usize(u64::from(number)) + 1);
-                let slot = &segment.words[first..first + 8];
+            for number in probes(home, slots) {
+                let slot = segment.slot(number);
                 let there = u64::from_le(slot[0].load(Ordering::Acquire));
                 if there == TAG_EMPTY {
-                    if careful && !was_never_used(&load(slot)) {
-                        odd = Some((Offset(segment.at.0 + 8 * first as u64), USED_AND_EMPTY));
-                    }
                     break;
                 }
                 if there == tag {
-                    match check(slot, Offset(segment.at.0 + 8 * first as u64)) {
+                    match check(slot, segment.slot_at(number)) {
                         // A slot that was emptied and filled again in between may hold words of a record that is
                         // not shown yet: its tag, which is stored last, is not there then.
                         Candidate::Hit(hit)
@@ -315,16 +340,14 @@ impl<M: Medium> View<M> {
                         {
                             return Ok(Some(hit));
                         }
-                        Candidate::Hit(_) => {
-                            odd = Some((Offset(segment.at.0 + 8 * first as u64), "a slot's tag comes and goes"));
-                        }
+                        Candidate::Hit(_) => odd = Some((segment.slot_at(number), "a slot's tag comes and goes")),
                         Candidate::Other => {}
                         Candidate::Odd(at, what) => odd = Some((at, what)),
                     }
                 }
-                if careful && odd.is_none() && there != TAG_TOMBSTONE && load_record(slot).is_none() {
-                    odd = Some((Offset(segment.at.0 + 8 * first as u64), "a record fails its checksum"));
-                }
+            }
+            if careful && odd.is_none() {
+                odd = segment.damage_from(home, slots);
             }
             if !segment.is_of(tag) {
                 odd = Some((segment.at, "a segment stands where another one belongs"));
@@ -428,7 +451,11 @@ fn was_never_used(words: &Words) -> bool {
 }
 
 fn load_record(slot: &[Word]) -> Option<Image> {
-    Image::parse_words(&load(slot)).filter(|image| !image.removed)
+    parse_record(&load(slot))
+}
+
+fn parse_record(words: &Words) -> Option<Image> {
+    Image::parse_words(words).filter(|image| !image.removed)
 }
 
 type Walk = (Vec<Record>, Option<u64>);
@@ -449,10 +476,10 @@ fn read_segment(words: &[Word], tag: u64) -> Result<Walk, (u64, &'static str)> {
         if words[0] == TAG_EMPTY || words[0] == TAG_TOMBSTONE {
             continue;
         }
-        match Image::parse_words(&words) {
-            Some(image) if !image.removed && image.record.tag() < tag => {}
-            Some(image) if !image.removed => records.push(image.record),
-            _ => return Err((number as u64, "a record fails its checksum")),
+        match parse_record(&words) {
+            Some(image) if image.record.tag() < tag => {}
+            Some(image) => records.push(image.record),
+            None => return Err((number as u64, "a record fails its checksum")),
         }
     }
     records.sort_unstable_by_key(|record| (record.tag(), record.key()));
