@@ -389,6 +389,28 @@ fn a_file_that_ends_within_a_page_is_made_whole_before_it_is_changed() {
     assert_eq!((store.recovery(), store.descriptor(&digest).unwrap().ref_count), (Recovery::default(), 2));
 }
 
+/// Its log says that it builds on the first superblock, and so it has to be a first one.
+#[test]
+fn a_compacted_pack_has_its_own_first_superblocks() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    for byte in 0..3 {
+        store.put(&[byte; 10]).unwrap();
+        store.checkpoint().unwrap();
+    }
+    let sequences = || {
+        let bytes = directory.bytes(NAME).unwrap();
+        SUPERBLOCKS_AT.map(|at| u64::from_le_bytes(bytes[at.0 as usize + 192..][..8].try_into().unwrap()))
+    };
+    assert_eq!(sequences(), [5, 4]);
+    store.compact().unwrap();
+    assert_eq!(sequences(), [1, 2]);
+    store.put(b"goes on").unwrap();
+    store.close().unwrap();
+    assert_eq!(sequences(), [3, 2]);
+    assert_eq!(open(&directory, &options()).unwrap().list().count(), 4);
+}
+
 /// All chunks of the log between its first commits and its last chunk are gone. What is left there says that more was
 /// acknowledged, wherever in the file it stands.
 #[test]
