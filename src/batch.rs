@@ -74,6 +74,19 @@ pub enum Operation {
     ReleaseName(Neighbour),
 }
 
+impl Operation {
+    /// The blob that it changes, where that has to be stored already.
+    pub fn stored(&self) -> Option<&Digest> {
+        match self {
+            Operation::Reference(digest)
+            | Operation::Dereference(digest)
+            | Operation::Link(digest, _)
+            | Operation::Unlink(digest, _) => Some(digest),
+            _ => None,
+        }
+    }
+}
+
 impl From<Operation> for Operations {
     fn from(operation: Operation) -> Operations {
         Operations { list: vec![operation], arena: Vec::new() }

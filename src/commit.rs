@@ -75,6 +75,7 @@ use crate::source::Source;
 use crate::space::{Region, Space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, yield_now};
+use crate::view::View;
 
 mod removal;
 
@@ -560,9 +561,7 @@ impl<M: Medium> Writer<M> {
         let marker = self.source.identity().marker.get();
         let view = self.source.view();
         for (index, operation) in operations.list.iter().enumerate() {
-            if let Some(Operation::Small(soon)) = operations.list.get(index + AHEAD) {
-                view.prefetch_slot(soon.tag);
-            }
+            look_ahead(&view, operations.list.get(index..).unwrap_or_default());
             decided
                 .one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker)
                 .map_err(|error| if single { error } else { Error::Batch { index, source: Box::new(error) } })?;
@@ -898,6 +897,22 @@ impl<M: Medium> Writer<M> {
         }
         state.moved = work(&superblocks)?;
         Ok(true)
+    }
+}
+
+/// Begins to load what the operations some way behind the first of these will look at.
+fn look_ahead<M: Medium>(view: &View<M>, operations: &[Operation]) {
+    match operations.get(AHEAD) {
+        Some(Operation::Small(small)) => view.prefetch_slot(small.tag),
+        Some(soon) => {
+            if let Some(digest) = soon.stored() {
+                view.prefetch_slot(view.tagger().of_blob(digest));
+            }
+        }
+        None => {}
+    }
+    if let Some(digest) = operations.get(AHEAD / 2).and_then(Operation::stored) {
+        view.prefetch_frame(view.tagger().of_blob(digest));
     }
 }
 

@@ -76,8 +76,7 @@ impl<M: Medium> View<M> {
             for (digest, home) in digests.iter().zip(&mut homes) {
                 *home = self.home_of(front, digest);
                 if let Some(home) = home {
-                    // The processor fetches the next line too, which is the second slot.
-                    self.prefetch(Offset(8 * line_at(home.entry.segment, home.slot) as u64));
+                    self.prefetch_line(home);
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
@@ -94,16 +93,41 @@ impl<M: Medium> View<M> {
         Ok(())
     }
 
+    /// Begins to load the slot where the search for this tag begins: for those who know what they will look for soon.
+    pub fn prefetch_slot(&self, tag: u64) {
+        if let Some(home) = self.front().and_then(|front| self.home_of_tag(front, tag)) {
+            self.prefetch_line(&home);
+        }
+    }
+
+    /// The same of the frame that this slot, which is there by now, leads to.
+    pub fn prefetch_frame(&self, tag: u64) {
+        let hint = self.front().and_then(|front| self.look_at_home(front, self.home_of_tag(front, tag)?));
+        if let Some(hint) = hint {
+            self.prefetch(Offset(hint.id));
+        }
+    }
+
+    #[inline]
+    fn prefetch_line(&self, home: &Home) {
+        // The processor fetches the next line too, which is the second slot.
+        self.prefetch(Offset(8 * line_at(home.entry.segment, home.slot) as u64));
+    }
+
     /// Where a blob's record is looked for first.
     #[inline]
     fn home_of(&self, front: Front<'_>, digest: &Digest) -> Option<Home> {
+        self.home_of_tag(front, self.tagger().of_blob(digest))
+    }
+
+    #[inline]
+    fn home_of_tag(&self, front: Front<'_>, tag: u64) -> Option<Home> {
         let word = |at: usize| Some(u64::from_le(front.word(at)?.load(Ordering::Acquire)));
         if word(to_usize(live::NOTICE.0 / 8))? != self.settled_notice() {
             return None;
         }
         let live = word(to_usize(live::WORD.0 / 8))?;
         let LiveWord { directory, depth, .. } = LiveWord::unpack(live);
-        let tag = self.tagger().of_blob(digest);
         let entry = Entry::unpack(word(to_usize(directory.0 / 8 + directory_index(tag, depth)))?);
         Some(Home { tag, live, entry, slot: home_slot(tag, self.slots()) })
     }

@@ -166,16 +166,6 @@ impl<M: Medium> View<M> {
         self.search(self.tagger().of_blob(digest), false, |slot, _| self.check_blob(digest, slot))
     }
 
-    /// Begins to load the slot where the search for this tag begins: for those who know what they will look for soon.
-    #[inline]
-    pub fn prefetch_slot(&self, tag: u64) {
-        let LiveWord { directory, depth, .. } = self.live();
-        if let Some(entry) = self.word(Offset(directory.0 + 8 * directory_index(tag, depth))) {
-            let home = u64::from(home_slot(tag, self.slots()));
-            self.prefetch(Offset(Entry::unpack(entry).segment.0.saturating_add(64 * (home + 1))));
-        }
-    }
-
     /// The full record of the blob with this digest. That there is none is sure: where it could stand no record is
     /// damaged.
     pub fn blob_record(&self, digest: &Digest) -> Answer<Option<BlobRecord>> {
