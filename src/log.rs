@@ -18,6 +18,14 @@ use crate::name::Name;
 use crate::record::Image;
 use crate::space::Region;
 
+mod ahead;
+mod history;
+#[cfg(test)]
+mod tests;
+
+pub use ahead::{Ahead, read_frame};
+pub use history::{History, history};
+
 /// The bytes of a jump or chunk frame.
 pub const PLAIN_BYTES: u64 = 64;
 
@@ -308,8 +316,14 @@ impl Commit {
 
     /// Its after-images, in order; `None` stands for one that makes no sense.
     pub fn images(&self) -> impl Iterator<Item = Option<Image>> + '_ {
+        self.slots().iter().map(Image::parse)
+    }
+
+    /// The bytes of its images, in order.
+    #[must_use]
+    pub fn slots(&self) -> &[[u8; 64]] {
         let images = &self.bytes[size_of::<CommitBody>()..][..to_usize(self.body.images.get() * RECORD_BYTES)];
-        images.chunks_exact(64).map(|bytes| Image::parse(bytes.try_into().ok()?))
+        images.as_chunks().0
     }
 
     /// The blobs and names that it publishes.
@@ -331,15 +345,6 @@ impl Commit {
     pub fn is_last(&self) -> bool {
         self.detail.last.get() == 1
     }
-}
-
-/// Reads and checks a frame's header; `None` where there is no frame.
-pub fn read_frame<M: Medium>(medium: &M, marker: u64, at: Offset, end: u64) -> Result<Option<Frame>> {
-    let Some(room) = end.checked_sub(at.0).filter(|&room| room >= 64) else { return Ok(None) };
-    let mut head = [0; 128];
-    let head = &mut head[..to_usize(room.min(128))];
-    medium.read_at(at, head).map_err(|e| Error::io("read a frame", medium.path(), e))?;
-    Ok(Frame::parse(head, marker, at))
 }
 
 /// Reads the chunk frame at `at`: its detail, if it is one and lies before `end`. The chunk may reach farther than the
@@ -396,6 +401,8 @@ pub fn spans(from: &Tail, chunks: &[Passed], tail: &Tail) -> Vec<Region> {
 /// Walks the log from `tail` on to the first frame that does not belong. Calls `found` with each complete group; the
 /// tail that comes back is that behind the last of them. Only headers and commit bodies are read, not payloads.
 ///
+/// Headers of frames are read ahead: a system call for each would take two thirds of the time.
+///
 /// Every step moves on by at least 64 bytes and chunks stand ever higher in the file, so the walk ends.
 pub fn walk<M: Medium>(
     medium: &M,
@@ -409,9 +416,10 @@ pub fn walk<M: Medium>(
     let mut passed = vec![];
     let mut group: Vec<Offset> = Vec::new();
     let mut images = 0;
+    let mut ahead = Ahead::new(medium);
     loop {
         let end = tail.chunk_end.min(file_bytes);
-        let Some(frame) = read_frame(medium, marker, tail.at, end)? else { break };
+        let Some(frame) = ahead.read_frame(marker, tail.at, end)? else { break };
         match frame.kind {
             Kind::Blob | Kind::Name if frame.end().0 <= end => tail.at = frame.end(),
             Kind::Commit => {
@@ -466,29 +474,3 @@ pub fn walk<M: Medium>(
     }
     Ok((good, chunks))
 }
-
-/// All commit frames from the newest back to the pack's first, oldest first. Each is checked against what the one after
-/// it says of it. Their offsets only fall, so the walk ends.
-pub fn history<M: Medium>(medium: &M, marker: u64, tail: &Tail, file_bytes: u64) -> Result<Vec<Offset>> {
-    let mut offsets = Vec::new();
-    let (mut at, mut checksum) = (tail.commit, tail.commit_checksum);
-    while at != Offset::NONE {
-        let damaged = |what: &str| Error::damaged(medium.path(), at.0, what);
-        let commit =
-            Commit::read(medium, marker, at, file_bytes)?.ok_or_else(|| damaged("a commit of the log is damaged"))?;
-        if commit.frame.checksum != checksum {
-            return Err(damaged("a commit is not the one that the next commit builds on"));
-        }
-        offsets.push(at);
-        let before = Offset(commit.detail.previous.get());
-        if before >= at {
-            return Err(damaged("commits are linked in a circle"));
-        }
-        (at, checksum) = (before, commit.detail.previous_checksum.get());
-    }
-    offsets.reverse();
-    Ok(offsets)
-}
-
-#[cfg(test)]
-mod tests;

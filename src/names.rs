@@ -46,6 +46,9 @@ fn read<M: Medium>(view: &View<M>, at_rest: bool) -> Answer<Vec<(Name, Digest)>>
 /// references that they held become callers'. What can't be removed, because more is damaged, stays for a verification
 /// to find. A frame that can't be read at all is an error: another attempt, or a copy of the file, may have it.
 pub(crate) fn release_damaged<M: Medium>(source: &Source<M>, writer: &Writer<M>) -> Result<Vec<LostName>> {
+    if writer.totals().0.names == 0 {
+        return Ok(Vec::new());
+    }
     let mut damaged = Vec::new();
     let mut next = Some(0);
     while let Some(tag) = next {

@@ -39,8 +39,8 @@ fn one(medium: &Sim, marker: u64, frame: &Frame, file_bytes: u64) {
             assert!(commit.published().count() as u64 <= commit.body.published.get());
             let mut tail = tail(&commit, file_bytes);
             if let Ok(before) = history(medium, marker, &tail, file_bytes) {
-                assert!(before.is_sorted());
-                assert_eq!(before.last(), Some(&frame.offset));
+                assert!(before.commits.is_sorted());
+                assert_eq!(before.commits.last(), Some(&frame.offset));
             }
             forwards(medium, marker, tail, file_bytes);
             // As if the log began with it.

@@ -10,7 +10,7 @@ use zerocopy::little_endian::{U32, U64};
 use crate::error::{Error, Result};
 use crate::format::{
     DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes,
-    home_slot, segment_bytes, to_usize,
+    home_slot, segment_bytes, to_u64, to_usize,
 };
 use crate::index::probe::{OTHER_GENERATION, directory_index, header, load};
 use crate::index::room::{first_of_run, homes};
@@ -21,8 +21,13 @@ use crate::sync::{Ordering, Word};
 use crate::view::View;
 
 mod builder;
+mod merge;
 
 pub use builder::{Builder, built};
+pub use merge::Images;
+
+/// Segments that nobody sees yet are written in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The writer's side of the index of one pack. Its caller holds the apply lock.
 pub struct Table {
@@ -40,6 +45,8 @@ pub struct Table {
     dirty: Vec<Region>,
     /// Whether a new directory is shown to readers at once; a recovery shows only its last one.
     published: bool,
+    /// Segments that a recovery or a compaction makes, from an offset on, and that are not written yet.
+    unwritten: (Offset, Vec<u8>),
     /// What happened so far, for statistics and for tests that want to see it happen.
     pub events: Events,
 }
@@ -76,6 +83,13 @@ struct Part {
     slots: Vec<Words>,
 }
 
+/// A part that has its segment.
+struct Placed {
+    prefix: u64,
+    depth: u32,
+    entry: Entry,
+}
+
 impl Table {
     /// The writer's side of an index that lies in the file, all of it frozen by the checkpoint `frozen`. `born` is
     /// random.
@@ -89,6 +103,7 @@ impl Table {
             frozen,
             dirty: Vec::new(),
             published: false,
+            unwritten: (Offset::NONE, Vec::new()),
             events: Events::default(),
         }
     }
@@ -98,7 +113,7 @@ impl Table {
         let live = LiveWord { directory: Offset::NONE, depth: 0, switches: 0 };
         let mut table = Table::new(slots, live, frozen, born);
         let part = Part { prefix: 0, depth: 0, slots: vec![[TAG_EMPTY; 8]; to_usize(u64::from(slots))] };
-        let entry = table.write_segment(medium, space, &part)?;
+        let entry = table.write_part(medium, space, &part, false)?.entry;
         let directory = space.take_directory(medium, directory_bytes(0))?;
         table.store(medium, directory.offset, &[entry.pack()])?;
         table.dirty.push(directory);
@@ -332,20 +347,34 @@ impl Table {
 
     /// Writes the parts into new regions, swings the directory to them and lets go of the old segment.
     fn replace<M: Medium>(&mut self, view: &View<M>, space: &mut Space, old: Entry, parts: &[Part]) -> Result<()> {
-        let medium = view.medium().as_ref();
         let was_ours = self.is_ours(view, old)?;
         let depth = parts.iter().map(|part| part.depth).max().unwrap_or(0);
         self.own_directory(view, space, depth)?;
-        for part in parts {
-            let entry = self.write_segment(medium, space, part)?;
+        let medium = view.medium().as_ref();
+        let placed =
+            parts.iter().map(|part| self.write_part(medium, space, part, false)).collect::<Result<Vec<Placed>>>()?;
+        self.swing(view, space, old, was_ours, &placed)
+    }
+
+    /// Swings the directory, which is deep enough, to what has come in the place of a segment, and lets go of that.
+    fn swing<M: Medium>(
+        &mut self,
+        view: &View<M>,
+        space: &mut Space,
+        old: Entry,
+        was_ours: bool,
+        placed: &[Placed],
+    ) -> Result<()> {
+        for part in placed {
             let shift = self.live.depth - part.depth;
             let first = directory_index(part.prefix, part.depth) << shift;
             for index in first..first + (1 << shift) {
-                self.store(medium, Offset(self.live.directory.0 + 8 * index), &[entry.pack()])?;
+                let at = Offset(self.live.directory.0 + 8 * index);
+                self.store(view.medium().as_ref(), at, &[part.entry.pack()])?;
             }
         }
-        self.events.splits += parts.len() as u64 - 1;
-        space.segments_changed(parts.len() as u64, was_ours);
+        self.events.splits += placed.len() as u64 - 1;
+        space.segments_changed(placed.len() as u64, was_ours);
         let region = Region { offset: old.segment, bytes: segment_bytes(self.slots) };
         if was_ours {
             space.free_segment(region.offset);
@@ -355,7 +384,9 @@ impl Table {
         Ok(())
     }
 
-    fn write_segment<M: Medium>(&mut self, medium: &M, space: &mut Space, part: &Part) -> Result<Entry> {
+    /// Gives a part a region. With `later` it is there only after [`write_out`](Table::write_out), and not stored
+    /// through the map, where each page would fault: for those who make many that nobody sees yet.
+    fn write_part<M: Medium>(&mut self, medium: &M, space: &mut Space, part: &Part, later: bool) -> Result<Placed> {
         let (region, generation) = space.take_segment(medium)?;
         let header = SegmentHeader {
             generation: U64::new(generation),
@@ -368,15 +399,43 @@ impl Table {
         .sealed();
         let mut head = [0; 64];
         head.copy_from_slice(header.as_bytes());
-        // The generation goes first: a reader that is still in the region's former life sees it move before anything
-        // else.
-        self.store(medium, region.offset, &[generation])?;
-        let mut words = Vec::with_capacity(8 * (part.slots.len() + 1));
-        words.extend_from_slice(&words_of(&head));
-        words.extend(part.slots.iter().flatten());
-        self.store(medium, region.offset, &words)?;
+        if later {
+            let (start, bytes) = &self.unwritten;
+            if start.0 + to_u64(bytes.len()) != region.offset.0 || bytes.len() >= PIECE_BYTES {
+                self.write_out(medium)?;
+                self.unwritten.0 = region.offset;
+            }
+            let bytes = &mut self.unwritten.1;
+            let end = bytes.len() + to_usize(region.bytes);
+            bytes.extend_from_slice(&head);
+            part.slots.iter().flatten().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+            bytes.resize(end, 0);
+        } else {
+            // The generation goes first: a reader that is still in the region's former life sees it move before
+            // anything else.
+            self.store(medium, region.offset, &[generation])?;
+            let mut words = Vec::with_capacity(8 * (part.slots.len() + 1));
+            words.extend_from_slice(&words_of(&head));
+            words.extend(part.slots.iter().flatten());
+            self.store(medium, region.offset, &words)?;
+        }
         self.dirty.push(region);
-        Ok(Entry { segment: region.offset, generation: (generation & 0xff_ffff) as u32 })
+        let entry = Entry { segment: region.offset, generation: (generation & 0xff_ffff) as u32 };
+        Ok(Placed { prefix: part.prefix, depth: part.depth, entry })
+    }
+
+    /// Writes what was left for later. A long piece of them begins its way to the disk at once.
+    fn write_out<M: Medium>(&mut self, medium: &M) -> Result<()> {
+        let (start, bytes) = &mut self.unwritten;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        medium.write_at(*start, &[bytes], false).map_err(|e| Error::io("write the index", medium.path(), e))?;
+        if bytes.len() >= PIECE_BYTES {
+            medium.write_back(*start, to_u64(bytes.len()));
+        }
+        bytes.clear();
+        Ok(())
     }
 
     /// Makes the live directory one that may be stored into and has at least this depth.
@@ -390,13 +449,14 @@ impl Table {
         let entries = view
             .words(old.offset, 1 << self.live.depth)
             .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
+        // Forged tags may ask for a directory of any size: the file has room for it before memory has.
+        let region = space.take_directory(medium, directory_bytes(depth))?;
         let copies = 1 << (depth - self.live.depth);
         let mut words = Vec::with_capacity(entries.len() * copies);
         for entry in entries {
             let entry = u64::from_le(entry.load(Ordering::Relaxed));
             words.extend(std::iter::repeat_n(entry, copies));
         }
-        let region = space.take_directory(medium, directory_bytes(depth))?;
         self.store(medium, region.offset, &words)?;
         self.dirty.push(region);
         if self.directory_is_ours {

@@ -11,10 +11,10 @@ use crate::format::{
 };
 use crate::index::probe::Stop;
 use crate::index::room::Room;
-use crate::index::table::Table;
+use crate::index::table::{Images, Table};
 use crate::index::tag::Tagger;
 use crate::medium::{Medium, Sim, SimDirectory};
-use crate::record::{Image, Key, LinkRecord, Record};
+use crate::record::{BlobRecord, Image, Key, LinkRecord, Record};
 use crate::space::Space;
 use crate::view::View;
 
@@ -117,6 +117,82 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     check(&view, &model, &gone);
     let events = table.events;
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
+}
+
+/// A recovery puts many images into the index at once. Whether their segments are frozen, its own or split meanwhile,
+/// the records are those that came last.
+#[test]
+fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
+    for (slots, at_once) in [(4, 1), (4, 7), (4, 300), (63, 5), (63, 2000)] {
+        let (view, mut space, _) = index_of(slots);
+        let mut table = Table::new(slots, view.live(), 0, 8);
+        let tagger = Tagger::new(&identity().secret);
+        let (mut model, mut gone) = (HashMap::new(), Vec::new());
+        let mut images = Images::default();
+        let mut random = 1u64;
+        let steps: u64 = if cfg!(miri) { 60 } else { 6000 };
+        for step in 0..steps {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let record = link(&tagger, random >> 33 & 63, random >> 40 & 15, step);
+            let image = Image { record, removed: random >> 60 < 6 };
+            images.push(&image, image.words());
+            if image.removed {
+                model.remove(&record.key());
+                gone.push(record);
+            } else {
+                model.insert(record.key(), record);
+            }
+            if images.count() < at_once && step + 1 < steps {
+                continue;
+            }
+            images.sort();
+            let mut from = 0;
+            while from < images.count() {
+                from += table.merge(&view, &mut space, &images, from).unwrap();
+            }
+            images.clear();
+            if random >> 32 & 7 == 0 {
+                table.freeze(step + 1);
+                space.release_retired(step + 1);
+            }
+        }
+        table.publish(&view).unwrap();
+        check(&view, &model, &gone);
+        assert!(table.events.splits > 0, "{:?}", table.events);
+    }
+}
+
+/// A digest that dies and is stored again has two records with one tag for a while, the dead and the new one.
+#[test]
+fn a_merge_tells_records_with_the_same_tag_apart() {
+    let (view, mut space, mut table) = index_of(63);
+    let blob = |at, references| {
+        let (tag, length, algorithm) = (99, 7, crate::digest::Algorithm::Sha256);
+        let (none, id) = (Offset::NONE, Offset(at));
+        let blob = BlobRecord {
+            tag,
+            id,
+            length,
+            algorithm,
+            references,
+            held: 0,
+            first_out: none,
+            first_in: none,
+            out_count: 0,
+        };
+        Record::Blob(blob)
+    };
+    let (old, new, third) = (blob(64, 1), blob(128, 1), blob(192, 1));
+    table.apply(&view, &mut space, &Image { record: old, removed: false }).unwrap();
+    let mut images = Images::default();
+    for (record, removed) in [(new, false), (third, false), (old, true), (blob(128, 2), false), (third, true)] {
+        let image = Image { record, removed };
+        images.push(&image, image.words());
+    }
+    images.sort();
+    table.freeze(1);
+    assert_eq!(table.merge(&view, &mut space, &images, 0).unwrap(), 5);
+    assert_eq!(view.records_from(0).unwrap(), (vec![blob(128, 2)], None));
 }
 
 /// One flipped bit of a directory's entry may lead to an older copy of the segment, whose records are sound.

@@ -112,7 +112,7 @@ fn what_lies_between_the_chunks_of_the_log_is_given_back() {
     let chunk = |at: u64, bytes: u64| Passed { jump: Offset::NONE, chunk: Region { offset: Offset(at), bytes } };
     let mut scan = scan(tail(START, START));
     scan.chunks = vec![chunk(2 << 20, 1 << 16), chunk(1 << 20, 1 << 16)];
-    give_back(&medium, &scan, (1 << 19) + 1, (3 << 20) - 1).unwrap();
+    give_back(&medium, &scan, Extents::behind((1 << 19) + 1), (3 << 20) - 1).unwrap();
     let first = (1 << 19) + PAGE_BYTES;
     let expected = [
         ("punch", first, (1 << 20) - first),
@@ -120,10 +120,10 @@ fn what_lies_between_the_chunks_of_the_log_is_given_back() {
         ("punch", (2 << 20) + (1 << 16), (1 << 20) - (1 << 16)),
     ];
     assert_eq!(actions(&directory), expected);
-    give_back(&medium, &scan, 1 << 20, (1 << 20) + (1 << 16)).unwrap();
+    give_back(&medium, &scan, Extents::behind(1 << 20), (1 << 20) + (1 << 16)).unwrap();
     assert_eq!(actions(&directory), [], "all of it is a chunk");
     scan.cut = true;
-    give_back(&medium, &scan, 1 << 19, 3 << 20).unwrap();
+    give_back(&medium, &scan, Extents::behind(1 << 19), 3 << 20).unwrap();
     assert_eq!(actions(&directory), [], "what damage has cut off stays");
 }
 
@@ -151,7 +151,9 @@ fn large_blobs_of_the_log_are_not_given_back() {
     let mut scan = scan(end);
     let (commits, counters) = (vec![Offset(START + 640)], Default::default());
     scan.groups = vec![Group { commits, tail: end, durable_upto: none, sequence: 1, counters, images: 2 }];
-    give_back(&medium, &scan, 1 << 19, 2 << 20).unwrap();
+    let mut extents = Extents::behind(1 << 19);
+    images.iter().for_each(|image| extents.add(&image.record));
+    give_back(&medium, &scan, extents, 2 << 20).unwrap();
     let after = (1 << 20) + 18 * PAGE_BYTES;
     assert_eq!(actions(&directory), [("punch", 1 << 19, 1 << 19), ("punch", after, (2 << 20) - after)]);
 }

@@ -47,8 +47,8 @@ impl Builder {
             .place(records, prefix, self.depth)
             .ok_or_else(|| Error::damaged(medium.path(), 0, "too many records with one tag for the index"))?;
         for part in parts {
-            let entry = self.table.write_segment(medium, space, &part)?;
-            self.entries.push((part.prefix, part.depth, entry));
+            let placed = self.table.write_part(medium, space, &part, true)?;
+            self.entries.push((placed.prefix, placed.depth, placed.entry));
         }
         self.index += 1;
         Ok(())
@@ -59,6 +59,7 @@ impl Builder {
         while self.index < 1 << self.depth {
             self.close_segment(medium, space)?;
         }
+        self.table.write_out(medium)?;
         let depth = self.entries.iter().map(|(_, depth, _)| *depth).max().unwrap_or(0);
         self.entries.sort_unstable_by_key(|(prefix, ..)| *prefix);
         let words: Vec<u64> = (self.entries.iter())
