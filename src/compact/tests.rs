@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::format::Kind;
+use crate::log::read_frame;
 use crate::medium::SimDirectory;
 
 #[test]
