@@ -28,7 +28,7 @@ impl RocksDb {
         Ok(RocksDb(DB::open(&options, directory)?))
     }
 
-    fn write(&self, batch: &WriteBatch) -> Result<()> {
+    fn write(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         Ok(self.0.write_opt(batch, &options)?)
@@ -41,7 +41,7 @@ impl Engine for RocksDb {
         for blob in blobs {
             batch.put(key(blob), blob);
         }
-        self.write(&batch)
+        self.write(batch)
     }
 
     fn get(&self, keys: &[Key], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
@@ -56,6 +56,6 @@ impl Engine for RocksDb {
         for key in keys {
             batch.delete(key);
         }
-        self.write(&batch)
+        self.write(batch)
     }
 }
