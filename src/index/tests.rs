@@ -158,7 +158,8 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
         }
         table.publish(&view).unwrap();
         check(&view, &model, &gone);
-        assert!(table.events.splits > 0, "{:?}", table.events);
+        // The few steps under Miri do not fill a segment of the usual size.
+        assert!(table.events.splits > 0 || cfg!(miri) && slots == 63, "{:?}", table.events);
     }
 }
 
