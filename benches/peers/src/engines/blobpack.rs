@@ -77,7 +77,12 @@ impl Engine for Blobpack {
 
     fn get(&self, keys: &[Key], see: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
         let reader = self.store.reader()?;
-        in_digests(keys, |digests| digests.iter().try_for_each(|digest| Ok(see(reader.find(digest)?.as_deref()))))
+        in_digests(keys, |digests| {
+            for digest in digests {
+                see(reader.find(digest)?.as_deref());
+            }
+            Ok(())
+        })
     }
 
     fn remove(&self, keys: &[Key]) -> Result<()> {

@@ -156,7 +156,10 @@ pub fn small(run: &Run, report: &mut Report) -> Result<()> {
     let mut contestants = beside_maps(Contestant::new("blobpack", |keys| {
         let mut sum = 0;
         in_digests(keys, |digests| {
-            digests.iter().try_for_each(|digest| Ok(sum += ends(&blobpack.store.get(digest)?)))
+            for digest in digests {
+                sum += ends(&blobpack.store.get(digest)?);
+            }
+            Ok(())
         })?;
         Ok(sum)
     }));
