@@ -16,6 +16,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::compact::Progress;
 use crate::digest::Digest;
@@ -36,6 +37,9 @@ use crate::view::{View, read_vec};
 use contents::{Contents, Wrong, read_header};
 
 mod contents;
+
+/// So often is told how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(20);
 
 /// A piece of damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -392,8 +396,8 @@ impl<M: Medium> Verifier<'_, M> {
         }
     }
 
-    /// Every blob's frame and payload, on all cores but this one, and on this one too when `meanwhile` is done. Returns
-    /// what is wrong with payloads.
+    /// Every blob's frame and payload, on all cores: one of them does `meanwhile` first. Returns what is wrong with
+    /// payloads.
     fn contents(
         &mut self,
         progress: &mut dyn FnMut(Progress),
@@ -403,21 +407,25 @@ impl<M: Medium> Verifier<'_, M> {
         let contents = Contents::new(self.view, &blobs);
         let cores = contents.threads();
         let mut looked = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..cores).map(|_| scope.spawn(|| contents.look(&mut |_| {}))).collect();
+            let look = || contents.look();
+            let mut others: Vec<_> = (1..cores).map(|_| scope.spawn(look)).collect();
             meanwhile(self);
-            let mut looked = contents.look(progress);
-            for other in others {
-                looked.extend(other.join().expect("hashing does not panic"));
+            if cores == 1 {
+                return contents.look();
             }
-            looked
+            others.push(scope.spawn(look));
+            while !others.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                progress(contents.so_far());
+                std::thread::park_timeout(PROGRESS_EVERY);
+            }
+            others.into_iter().flat_map(|other| other.join().expect("hashing does not panic")).collect::<Vec<_>>()
         });
         let end = contents.so_far();
         looked.sort_unstable_by_key(|part| part.first);
         let mut torn = Vec::new();
         for part in looked {
-            for ((blob, digest), found) in blobs[part.first..].iter_mut().zip(part.digests) {
+            for ((_, digest), found) in blobs[part.first..].iter_mut().zip(part.digests) {
                 *digest = found;
-                self.result.bytes += if found.is_some() { blob.length } else { 0 };
             }
             for (number, what) in part.wrong {
                 let (blob, digest) = &blobs[number];
@@ -432,6 +440,7 @@ impl<M: Medium> Verifier<'_, M> {
             }
         }
         self.blobs = blobs;
+        self.result.bytes = end.done;
         progress(end);
         torn
     }

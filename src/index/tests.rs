@@ -163,6 +163,22 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
     }
 }
 
+/// A forged log may hold as many images of one tag as it likes: no segment has room for them, which is told at once.
+#[test]
+fn a_merge_of_too_many_records_with_one_tag_ends() {
+    let (view, mut space, mut table) = index_of(63);
+    let tagger = Tagger::new(&identity().secret);
+    let mut images = Images::default();
+    for number in 0..if cfg!(miri) { 100 } else { 200_000 } {
+        let Record::Link(link) = link(&tagger, number, 1, 1) else { unreachable!("it is a link") };
+        let image = Image { record: Record::Link(LinkRecord { tag: 99, ..link }), removed: false };
+        images.push(&image, image.words());
+    }
+    images.sort();
+    let error = table.merge(&view, &mut space, &images, 0).unwrap_err();
+    assert!(error.to_string().contains("too many records with one tag"), "{error}");
+}
+
 /// A digest that dies and is stored again has two records with one tag for a while, the dead and the new one.
 #[test]
 fn a_merge_tells_records_with_the_same_tag_apart() {

@@ -71,7 +71,7 @@ impl<'a, M: Medium> Contents<'a, M> {
     }
 
     /// Looks at what no other thread has taken until nothing is left.
-    pub(super) fn look(&self, progress: &mut dyn FnMut(Progress)) -> Vec<Looked> {
+    pub(super) fn look(&self) -> Vec<Looked> {
         let mut looked = Vec::new();
         let mut buffer = Vec::new();
         loop {
@@ -86,7 +86,6 @@ impl<'a, M: Medium> Contents<'a, M> {
                 self.run(run, &mut buffer, &mut part);
             }
             looked.push(part);
-            progress(self.so_far());
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::{Placed, Table};
 use crate::error::Result;
-use crate::format::{DEPTH_MAX, to_usize};
+use crate::format::{DEPTH_MAX, PROBES_MAX, to_usize};
 use crate::index::probe::{directory_index, header};
 use crate::medium::Medium;
 use crate::record::{Image, Key, Words};
@@ -71,7 +71,7 @@ impl Table {
         }
         let (header, mut records) = self.read(view, index, entry)?;
         records.sort_unstable_by_key(|slot| slot[0]);
-        let records = merged(records, images, from..from + count);
+        let records = merged(records, images, from..from + count).ok_or_else(|| self.crowded(view))?;
         let was_ours = self.is_ours(view, entry)?;
         let parts = self.spread(view, space, &records, header.prefix.get(), depth)?;
         let deepest = parts.iter().map(|part| part.depth).max().unwrap_or(0);
@@ -110,8 +110,9 @@ impl Table {
     }
 }
 
-/// The records of a segment, in the order of their tags, after these images.
-fn merged(records: Vec<Words>, images: &Images, range: std::ops::Range<usize>) -> Vec<Words> {
+/// The records of a segment, in the order of their tags, after these images. `None` where more have one tag than stand
+/// after one home: only a forged log has them, and to look through all of them for each would take for ever.
+fn merged(records: Vec<Words>, images: &Images, range: std::ops::Range<usize>) -> Option<Vec<Words>> {
     let mut all: Vec<Words> = Vec::with_capacity(records.len() + range.len());
     let mut old = records.into_iter().peekable();
     for &(tag, number, removed) in &images.order[range] {
@@ -125,12 +126,13 @@ fn merged(records: Vec<Words>, images: &Images, range: std::ops::Range<usize>) -
         match (there, removed) {
             (Some(at), false) => all[at] = slot,
             (Some(at), true) => drop(all.remove(at)),
+            (None, false) if same_tag >= to_usize(u64::from(PROBES_MAX)) => return None,
             (None, false) => all.push(slot),
             (None, true) => {}
         }
     }
     all.extend(old);
-    all
+    Some(all)
 }
 
 fn key_of(slot: &Words) -> Option<Key> {
