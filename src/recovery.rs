@@ -213,8 +213,8 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     if let Some(now) = history.counters {
         counters = now.into();
     }
-    scan.report.replayed_commits += history.groups;
-    scan.report.replayed_images += history.images;
+    scan.report.replayed_commits = history.groups;
+    scan.report.replayed_images = history.images;
     let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
     let mut tail = scan.tail;
     tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
@@ -473,7 +473,12 @@ fn is_of_this_host<M: Medium>(view: &View<M>) -> Result<bool> {
 fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
     let vouched = scan.vouched();
     let io = |e| Error::io("write the log again", medium.path(), e);
-    let mut again = log::spans(&scan.from, &scan.chunks, &scan.tail);
+    let log = log::spans(&scan.from, &scan.chunks, &scan.tail).into_iter().map(|span| {
+        let from = vouched.0.clamp(span.offset.0, span.end());
+        Region { offset: Offset(from), bytes: span.end() - from }
+    });
+    // A large blob may stand before all of this part of the log: its place is given out when its writer begins.
+    let mut again: Vec<Region> = log.collect();
     for group in scan.groups.iter().filter(|group| group.tail.at > vouched) {
         for &at in &group.commits {
             let commit = read_commit(medium, scan.marker, at, file_bytes)?;
@@ -486,7 +491,7 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
         }
     }
     for span in again {
-        let mut at = span.offset.0.max(if span.offset.0 < vouched.0 { vouched.0.min(span.end()) } else { 0 });
+        let mut at = span.offset.0;
         while at < span.end() {
             let mut piece = vec![0; to_usize(PIECE_BYTES.min(span.end() - at))];
             medium.read_at(Offset(at), &mut piece).map_err(io)?;
@@ -837,5 +842,7 @@ pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_byt
     Ok(Some(crc.finalize()))
 }
 
+#[cfg(test)]
+mod scan_tests;
 #[cfg(test)]
 mod tests;

@@ -586,6 +586,20 @@ fn each_recovery_and_each_rebuild_begins_an_epoch() {
     assert!(epochs.is_sorted_by(|before, after| before < after), "{epochs:?}");
 }
 
+/// Commits since the checkpoint were counted twice.
+#[test]
+fn a_rebuild_tells_how_many_commits_it_has_replayed() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(b"before").unwrap();
+    store.checkpoint().unwrap();
+    store.put(b"after").unwrap();
+    let killed = SimDirectory::new(FILE_BYTES_MAX);
+    killed.insert(NAME, directory.bytes(NAME).unwrap());
+    let found = open_how(&killed, &options(), How::Rebuild).unwrap().recovery();
+    assert_eq!((found.replayed_commits, found.replayed_images), (2, 2));
+}
+
 /// A reader recovered for itself, and then went on with what it had though another writer had come, gone and come
 /// again.
 #[test]
