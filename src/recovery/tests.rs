@@ -257,8 +257,8 @@ fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
     assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
 }
 
-/// A large blob whose place was given out before the checkpoint, and whose bytes were not synced, was left as it was: the
-/// checkpoint that ended the recovery counted on it, and a power cut took it.
+/// A large blob whose place was given out before the checkpoint, and whose bytes were not synced, was left as it was:
+/// the checkpoint that ended the recovery counted on it, and a power cut took it.
 #[test]
 fn what_no_later_commit_vouches_for_is_written_again_and_synced() {
     let (directory, medium) = file();
