@@ -10,11 +10,11 @@
 //!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves
 //!    frames that no commit vouches for, or a commit that fails its checksums: recovery cuts the log there. Nobody was
 //!    told anything.
-//! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents were synced before step 1, so a
-//!    commit never vouches for bytes that are not durable; for the small blobs it carries checksums (R7). A crash after
-//!    this: recovery finds the whole commit and applies it. Nobody was told, and that is allowed: a batch is whole or
-//!    not there. A small group that begins a chunk of the log writes zeros up to its end with it, where the file system
-//!    overwrites in place: those that follow are durable in half the time.
+//! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents are synced before step 1, all of a
+//!    batch in one go, so a commit never vouches for bytes that are not durable; for the small blobs it carries
+//!    checksums (R7). A crash after this: recovery finds the whole commit and applies it. Nobody was told, and that is
+//!    allowed: a batch is whole or not there. A small group that begins a chunk of the log writes zeros up to its end
+//!    with it, where the file system overwrites in place: those that follow are durable in half the time.
 //! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names;
 //!    the log repeats the images.
 //! 5. **Tell** the callers, in the order of the log.
@@ -46,6 +46,7 @@
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
 //! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
+//! One that is due by what was committed goes on in a thread of its own, so that no caller waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -485,6 +486,7 @@ impl<M: Medium> Writer<M> {
         if operations.sets_names() {
             self.announce_names()?;
         }
+        self.sync_extents(&mut operations)?;
         let decided = {
             let mut state = lock(&self.state);
             if state.moved {
@@ -492,18 +494,29 @@ impl<M: Medium> Writer<M> {
             }
             self.decide(&mut state, &mut operations)?
         };
-        let done = match decided {
+        match decided {
             Some((ticket, done)) => {
                 self.wait_for(ticket)?;
-                Ok(done)
+                Ok(Ok(done))
             }
-            None => self.remove_in_parts(operations)?,
-        };
-        if self.is_checkpoint_due() {
-            // The batch is durable whatever comes of this. What goes wrong poisons the writer: the next batch is told.
-            let _ = self.checkpoint();
+            None => self.remove_in_parts(operations),
         }
-        Ok(done)
+    }
+
+    /// Makes blobs durable that were streamed into extents: the commit will vouch for their bytes.
+    fn sync_extents(&self, operations: &mut Operations) -> Result<()> {
+        if self.settings.durability == Durability::Process {
+            return Ok(());
+        }
+        let mut regions = Vec::new();
+        for operation in &mut operations.list {
+            if let Operation::Large(large) = operation {
+                regions.push(large.extent.region);
+                large.synced = true;
+            }
+        }
+        // After a failed sync the kernel may count the pages as clean; what they hold is not known to be on the disk.
+        sync_regions(self.medium.as_ref(), regions, "sync a blob").inspect_err(|error| self.poison(error))
     }
 
     /// Sees to it that both superblocks say that there may be names.
@@ -802,12 +815,13 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    fn is_checkpoint_due(&self) -> bool {
+    /// Whether `times` as much was committed since the last checkpoint as one is due after.
+    pub fn is_checkpoint_due(&self, times: u64) -> bool {
         let state = lock(&self.state);
         let tuning = &self.settings.tuning;
         let records = state.counters.records();
-        state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
-            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
+        state.images_since_checkpoint / times >= tuning.checkpoint_images.max(records / 4)
+            || state.bytes_since_checkpoint / times >= tuning.checkpoint_bytes
                 && self.settings.durability == Durability::Process
     }
 
@@ -864,7 +878,7 @@ impl<M: Medium> Writer<M> {
         if self.settings.durability == Durability::Process {
             self.medium.sync_all().map_err(|e| Error::io("sync the log", self.medium.path(), e))?;
         }
-        sync_regions(self.medium.as_ref(), fresh)?;
+        sync_regions(self.medium.as_ref(), fresh, "sync the index")?;
         superblocks.write(self.medium.as_ref(), next)?;
         // Only now: a commit that names a superblock vouches for it.
         let mut state = lock(&self.state);

@@ -2,7 +2,8 @@
 //! it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{self, Arc, Weak};
+use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 
@@ -19,6 +20,9 @@ use crate::source::Source;
 use crate::sync::{Mutex, yield_now};
 use crate::view::View;
 use crate::writer::Staged;
+
+/// A batch waits for the checkpoint that is on its way once so many times as much came in as one is due after.
+const OVERDUE: u64 = 2;
 
 /// One open pack file.
 pub struct Pack<M: Medium> {
@@ -82,13 +86,21 @@ pub struct Shared<M: Medium> {
     settings: Settings,
     /// Views of files before a compaction that readers may still hold: for statistics.
     old: Mutex<Vec<Weak<View<M>>>>,
+    /// The last checkpoint that nobody waited for.
+    background: sync::Mutex<Option<JoinHandle<()>>>,
     /// Of a temporary store; removed with it.
     _directory: Option<TemporaryDirectory>,
 }
 
 impl<M: Medium> Shared<M> {
     pub(crate) fn new(pack: Pack<M>, settings: Settings) -> Shared<M> {
-        Shared { pack: ArcSwap::from_pointee(pack), settings, old: Mutex::new(Vec::new()), _directory: None }
+        Shared {
+            pack: ArcSwap::from_pointee(pack),
+            settings,
+            old: Mutex::new(Vec::new()),
+            background: sync::Mutex::new(None),
+            _directory: None,
+        }
     }
 
     /// Gives a new store, which nobody else has yet, a directory to take with it.
@@ -132,11 +144,42 @@ impl<M: Medium> Shared<M> {
         loop {
             let pack = self.pack();
             match pack.writer()?.commit(operations)? {
-                Ok(done) => return Ok((pack, done)),
+                Ok(done) => {
+                    self.checkpoint_if_due(&pack);
+                    return Ok((pack, done));
+                }
                 // A compaction took this pack's place between the two lines, or does in a moment.
                 Err(back) => operations = back,
             }
             yield_now();
+        }
+    }
+
+    /// Makes a checkpoint where one is due. The batch that made it due is done, whatever comes of this: what goes wrong
+    /// poisons the writer, and the next batch is told.
+    ///
+    /// Nobody waits for it, unless batches come in so fast that the next one is overdue before it is there.
+    fn checkpoint_if_due(&self, pack: &Arc<Pack<M>>) {
+        let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due(1)) else { return };
+        if !writer.medium().has_background() {
+            let _ = writer.checkpoint();
+            return;
+        }
+        // Whoever has it sees to it.
+        let Ok(mut background) = self.background.try_lock() else { return };
+        if background.as_ref().is_some_and(|thread| !thread.is_finished()) && !writer.is_checkpoint_due(OVERDUE) {
+            return;
+        }
+        background.take().map(JoinHandle::join);
+        let own = pack.clone();
+        let work = move || {
+            let _ = own.writer().and_then(Writer::checkpoint);
+        };
+        match thread::Builder::new().name("blobpack checkpoint".into()).spawn(work) {
+            Ok(thread) => *background = Some(thread),
+            Err(_) => {
+                let _ = writer.checkpoint();
+            }
         }
     }
 
@@ -169,6 +212,9 @@ impl<M: Medium> Drop for Shared<M> {
         if let Some(writer) = &self.pack.load().writer {
             let _ = writer.checkpoint();
         }
+        // It has the pack, and with that the file's lock.
+        let background = self.background.get_mut().ok().and_then(Option::take);
+        background.map(JoinHandle::join);
     }
 }
 

@@ -425,7 +425,7 @@ fn finish<M: Medium>(
     let mut fresh = space.freeze();
     fresh.extend(frozen.dirty);
     let next = next_superblock(&superblocks.newest, tail, space, frozen.live, counters);
-    sync_regions(medium, fresh)?;
+    sync_regions(medium, fresh, "sync the index")?;
     for sequence in newest + 1..=last {
         superblocks.write(medium, Superblock { sequence: U64::new(sequence), ..next })?;
     }

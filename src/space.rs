@@ -29,7 +29,7 @@ use reach::{Reach, keep_allocated};
 
 /// Runs of segments are at least this many, and then an eighth of all that there are.
 const RUN_SEGMENTS_MIN: u64 = 16;
-const RUN_SEGMENTS_MAX: u64 = 16 << 10;
+const RUN_SEGMENTS_MAX: u64 = 2 << 10;
 /// Regions that were never used take at most this, and as much again as the file has.
 const UNUSED_BYTES_MIN: u64 = 1 << 20;
 const HOLDS_SEGMENTS: u32 = 1;

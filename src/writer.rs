@@ -216,7 +216,7 @@ impl<M: Medium> BlobWriter<M> {
         Ok(Staged { counted: Counted::new(pack.clone(), Writer::staged)?, pack, digest, size: self.written, content })
     }
 
-    /// Writes what is left and the header, gives back what was too much, and makes the rest durable.
+    /// Writes what is left and the header, gives back what was too much, and sends the rest to the disk.
     fn seal(&mut self, digest: Digest) -> Result<Large> {
         self.write_buffer()?;
         let writer = self.pack.writer()?;
@@ -231,19 +231,16 @@ impl<M: Medium> BlobWriter<M> {
             extent.region.bytes = used;
             self.pack.give_back(rest);
         }
-        let synced = writer.settings().durability == Durability::PowerLoss;
-        if synced && let Err(error) = medium.sync_range(extent.region.offset, PAGE_BYTES + self.written) {
-            // The kernel may count the pages as clean now; what they hold is not known to be on the disk.
-            let error = Error::io("sync a blob", medium.path(), error);
-            writer.poison(&error);
-            return Err(error);
+        if writer.settings().durability == Durability::PowerLoss {
+            // The commit syncs the blobs of its batch in one go, and has less to wait for then.
+            medium.write_back(extent.frame(), extent.header + self.written);
         }
         Ok(Large {
             digest,
             tag: self.pack.source().tagger().of_blob(&digest),
             length: self.written,
             checksum: seal_blob(&header, self.checksum.clone()),
-            synced,
+            synced: false,
             extent,
         })
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::io::{BufRead, Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
 
 use blobpack::{Algorithm, Digest, Durability, Error, Recovery, Store};
 
@@ -746,14 +747,14 @@ fn a_compaction_refuses_a_pack_of_several_names() {
 
 #[test]
 fn a_reader_finds_what_crosses_the_end_of_its_map() {
-    // A map is a GiB, or a larger power of two, long. A blob that began before its end and ended behind it was damage to
+    // A map is 64 GiB, or a larger power of two, long. A blob that began before its end and ended behind it was damage to
     // a reader that had the file mapped before it grew so far.
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pack");
     Store::open(&path).unwrap().close().unwrap();
     // Space is given out from the end of the file; a hole costs nothing.
     let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.set_len((1 << 30) - (64 << 10)).unwrap();
+    file.set_len((64 << 30) - (64 << 10)).unwrap();
     let store = Store::options().durability(Durability::Process).open(&path).unwrap();
     let other = Store::options().read_only(true).open(&path).unwrap();
     let reader = other.reader().unwrap();
@@ -762,7 +763,7 @@ fn a_reader_finds_what_crosses_the_end_of_its_map() {
     let digest = store.put(&bytes).unwrap().digest;
     let blob = other.get(&digest).unwrap();
     let (_, at) = blob.file_range().unwrap();
-    assert!(at < 1 << 30 && at + blob.size() > 1 << 30, "it begins at {at}");
+    assert!(at < 64 << 30 && at + blob.size() > 64 << 30, "it begins at {at}");
     assert!(*blob == *bytes && *reader.get(&digest).unwrap() == *bytes);
 }
 
@@ -781,4 +782,35 @@ fn a_rebuilt_pack_is_the_same() {
     assert_eq!(store.descriptors().map(Result::unwrap).collect::<Vec<_>>(), before);
     assert!(store.recovery().replayed_commits >= 400);
     assert!(store.verify().unwrap().damage.is_empty());
+}
+
+#[test]
+fn a_checkpoint_comes_by_itself_and_a_closed_store_has_none_on_its_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pack");
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let options = Store::options().tuning(common::tuning()).durability(durability);
+        let store = options.open(&path).unwrap();
+        let newest = || {
+            let sequence = |detail: &str| detail.split(' ').nth(1).unwrap().parse::<u64>().unwrap();
+            let items = blobpack::inspect(&path).unwrap();
+            items
+                .filter(|item| item.kind == "superblock" && item.valid)
+                .map(|item| sequence(&item.detail))
+                .max()
+                .unwrap()
+        };
+        let before = newest();
+        let digests: Vec<_> = (0..200).map(|n| store.put(&content(n, 100)).unwrap().digest).collect();
+        let patience = Instant::now() + Duration::from_secs(60);
+        while newest() == before {
+            assert!(Instant::now() < patience, "nobody made a checkpoint");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What was in the way of the lock would be seen here.
+        drop(store);
+        let store = options.open(&path).unwrap();
+        assert_eq!(store.recovery().replayed_commits, 0);
+        assert!(digests.iter().all(|digest| store.contains(digest).unwrap()));
+    }
 }

@@ -252,7 +252,7 @@ impl Table {
         let (prefix, depth) = (header.prefix.get(), header.depth.get());
         let belongs = depth <= self.live.depth
             && directory_index(prefix, depth) == if depth == 0 { 0 } else { index >> (self.live.depth - depth) };
-        if !belongs {
+        if !belongs || !self.leads_here(view, index, depth, entry)? {
             return Err(view.damaged(entry.segment, "a segment stands where another one belongs"));
         }
         let mut records = Vec::new();
@@ -271,6 +271,17 @@ impl Table {
             records.push(words);
         }
         Ok((header, records))
+    }
+
+    /// Whether just the entries that a segment of this depth has lead to it: all of them are changed with it.
+    fn leads_here<M: Medium>(&self, view: &View<M>, index: u64, depth: u32, entry: Entry) -> Result<bool> {
+        let words = (view.words(self.live.directory, 1 << self.live.depth))
+            .ok_or_else(|| view.damaged(self.live.directory, "the index directory lies outside the file"))?;
+        let leads = |word: &Word| u64::from_le(word.load(Ordering::Relaxed)) == entry.pack();
+        let count = 1 << (self.live.depth - depth);
+        let first = to_usize(index) & !(count - 1);
+        // Those beside them, if any, belong to the other half of the segment that was split.
+        Ok(words[first..first + count].iter().all(leads) && !words.get(first ^ count).is_some_and(leads))
     }
 
     /// Copies a frozen segment, without its tombstones.

@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::Error;
 use crate::format::{
-    Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, TAG_EMPTY, TAG_TOMBSTONE, VERSION, to_usize,
+    Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, VERSION,
+    to_usize,
 };
-use crate::index::probe::Stop;
+use crate::index::probe::{Stop, directory_index};
 use crate::index::room::Room;
 use crate::index::table::{Images, Table};
 use crate::index::tag::Tagger;
 use crate::medium::{Medium, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image, Key, LinkRecord, Record};
 use crate::space::Space;
+use crate::sync::Ordering;
 use crate::view::View;
 
 const SLOTS: u32 = 4;
@@ -381,4 +384,39 @@ fn a_segment_of_another_generation_than_its_entry_is_given_up_soon() {
     assert!(matches!(view.record(Key::Blob(Offset(64)), 77), Err(Stop::Stuck(_))));
     let pauses = view.medium().pauses() - pauses;
     assert!(pauses < 200, "{pauses} pauses");
+}
+
+/// A forged header may claim a larger or a smaller part of the directory than leads to its segment: to change it would
+/// take the entries of other segments with it, and all their records.
+#[test]
+fn a_segment_that_claims_another_part_of_the_directory_is_left_alone() {
+    for depth_change in [-2, -1, 1] {
+        let (view, mut space, mut table) = index();
+        let tagger = Tagger::new(&identity().secret);
+        for number in 1..64 {
+            let record = link(&tagger, number, 1, 0);
+            table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        }
+        table.freeze(1);
+        let live = table.live();
+        let entries = || -> Vec<u64> {
+            let words = view.words(live.directory, 1 << live.depth).unwrap();
+            words.iter().map(|word| u64::from_le(word.load(Ordering::Relaxed))).collect()
+        };
+        let before = entries();
+        let record = link(&tagger, 7, 1, 1);
+        let segment = Entry::unpack(before[to_usize(directory_index(record.tag(), live.depth))]).segment;
+        let mut bytes = [0; 64];
+        view.medium().read_at(segment, &mut bytes).unwrap();
+        let mut header = SegmentHeader::read_from_bytes(&bytes).unwrap();
+        let depth = header.depth.get().checked_add_signed(depth_change).unwrap();
+        let prefix = if depth == 0 { 0 } else { record.tag() >> (64 - depth) << (64 - depth) };
+        (header.depth, header.prefix) = (U32::new(depth), U64::new(prefix));
+        bytes.copy_from_slice(header.sealed().as_bytes());
+        view.medium().write_at(segment, &[&bytes], false).unwrap();
+
+        let applied = table.apply(&view, &mut space, &Image { record, removed: false });
+        assert!(matches!(applied, Err(Error::Damaged(damage)) if damage.offset == segment.0), "{depth_change}");
+        assert!(table.live() == live && entries() == before, "{depth_change}");
+    }
 }

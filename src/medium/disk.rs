@@ -26,7 +26,7 @@ mod sys;
 
 /// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is
 /// used.
-const MAP_BYTES_MIN: u64 = 1 << 30;
+const MAP_BYTES_MIN: u64 = 64 << 30;
 /// Ranges are made private in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
 /// How long a lookup that met a changing index sleeps before it tries again.
@@ -248,6 +248,10 @@ impl Medium for Disk {
 
     fn overwrites_in_place(&self) -> bool {
         !self.shares_blocks()
+    }
+
+    fn has_background(&self) -> bool {
+        true
     }
 
     fn write_back(&self, offset: Offset, length: u64) {

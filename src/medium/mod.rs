@@ -83,6 +83,12 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// file's length stays.
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()>;
 
+    /// Whether work that nobody waits for may go on in a thread of its own. Where runs have to be repeatable it is done
+    /// by who came upon it.
+    fn has_background(&self) -> bool {
+        false
+    }
+
     /// Makes a range durable, whether it was written by [`write_at`](Medium::write_at) or [`store`](Medium::store).
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()>;
 

@@ -19,14 +19,12 @@ pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
     Ok(blocks.saturating_mul(64).saturating_add(1 << 24))
 }
 
-/// Syncs regions, neighbours together.
-pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>) -> Result<()> {
+/// Syncs regions, neighbours together. `what` says in an error what was tried.
+pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>, what: &'static str) -> Result<()> {
     regions.sort_unstable();
     for run in regions.chunk_by(|a, b| b.offset.0 <= a.end()) {
         let (first, last) = (run[0], run[run.len() - 1]);
-        medium
-            .sync_range(first.offset, last.end() - first.offset.0)
-            .map_err(|e| Error::io("sync the index", medium.path(), e))?;
+        medium.sync_range(first.offset, last.end() - first.offset.0).map_err(|e| Error::io(what, medium.path(), e))?;
     }
     Ok(())
 }

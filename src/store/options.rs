@@ -341,7 +341,7 @@ pub(crate) fn initialize<M: Medium>(
     let frozen = table.freeze(2);
     let mut fresh = space.freeze();
     fresh.extend(frozen.dirty);
-    sync_regions(medium.as_ref(), fresh)?;
+    sync_regions(medium.as_ref(), fresh, "sync the index")?;
     let blank = Superblock {
         identity: *identity,
         sequence: U64::ZERO,
