@@ -196,8 +196,7 @@ impl<M: Medium> From<Blob<M>> for bytes::Bytes {
 /// Reads frames that stand one behind the other, with one call. `false` where that can't be done: the blobs are read
 /// one by one then, which tells what is wrong with which.
 pub(crate) fn read_run<M: Medium>(medium: &M, first: Offset, frames: &mut [u8]) -> bool {
-    let end = first.checked_add(crate::format::to_u64(frames.len()));
-    medium.length().is_ok_and(|length| end.is_some_and(|end| end.0 <= length)) && medium.read_at(first, frames).is_ok()
+    medium.read_at(first, frames).is_ok()
 }
 
 /// Whether the frame of one blob stands right behind that of another one.

@@ -27,7 +27,7 @@ mod sys;
 /// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is
 /// used.
 const MAP_BYTES_MIN: u64 = 64 << 30;
-/// Ranges are made private in pieces of this size.
+/// Ranges are made private, and long ones written and synced, in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
 /// How long a lookup that met a changing index sleeps before it tries again.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -165,6 +165,17 @@ impl Medium for Disk {
         if !durable {
             return self.write_plainly(offset, pieces);
         }
+        let bytes = pieces.iter().map(|piece| to_u64(piece.len())).sum();
+        if bytes >= PIECE_BYTES * (to_u64(pieces.len()) + 1) {
+            // The first of it are on their way to the disk while the rest is copied.
+            let mut at = offset;
+            for piece in pieces.iter().flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
+                self.write_plainly(at, &[piece])?;
+                self.write_back(at, to_u64(piece.len()));
+                at.0 += to_u64(piece.len());
+            }
+            return self.sync_range(offset, bytes);
+        }
         // Each system call syncs what it wrote: many of them are slower than one sync at the end.
         let at_once = pieces.len() <= sys::PIECES_MAX && !self.syncs_apart.load(Ordering::Relaxed);
         if at_once {
@@ -177,7 +188,7 @@ impl Medium for Disk {
         if at_once {
             self.syncs_apart.store(true, Ordering::Relaxed);
         }
-        self.sync_range(offset, pieces.iter().map(|piece| to_u64(piece.len())).sum())
+        self.sync_range(offset, bytes)
     }
 
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()> {

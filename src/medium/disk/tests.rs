@@ -248,3 +248,15 @@ fn this_boot_is_known() {
     let boot = sys::boot_id();
     assert!(boot[0] != 0 && boot == sys::boot_id());
 }
+
+#[test]
+fn a_long_durable_write_goes_out_in_parts() {
+    let (_directory, path) = directory();
+    let disk = Disk::create(&path.join("pack"), 0o600).unwrap();
+    let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let (one, other) = bytes.split_at(2_600_003);
+    disk.write_at(Offset(12_345), &[one, b"", other], true).unwrap();
+    let mut found = vec![0; bytes.len()];
+    disk.read_at(Offset(12_345), &mut found).unwrap();
+    assert!(found == bytes && disk.length().unwrap() == 12_345 + 5_000_000);
+}
