@@ -642,8 +642,7 @@ impl Scan {
                 }
             }
         }
-        // They are counted where the evidence is looked at.
-        self.residue |= keep < self.groups.len();
+        // What is cut off is found again, and counted, where the evidence is looked at.
         self.groups.truncate(keep);
         Ok(())
     }
@@ -686,7 +685,7 @@ impl Scan {
             for target in targets.into_iter().filter(|target| (seen..file_bytes).contains(target)) {
                 // A jump is durable only with the frame of the chunk that it leads to: if that can't be read it is
                 // damaged, or it belongs to the newest commit and was never written.
-                let next = places.range(target + 1..).next().map_or(file_bytes, |(next, _)| *next);
+                let next = places.range(target..).next().map_or(file_bytes, |(next, _)| *next);
                 places.entry(target).or_insert(next);
             }
         }
@@ -695,7 +694,7 @@ impl Scan {
         // A torn write may have lost its first sector, and have the next ones.
         let has_frames = !found.commits.is_empty() || !found.blobs.is_empty();
         let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0 || has_frames;
-        self.residue |= !is_blank || has_frames;
+        self.residue = !is_blank || has_frames;
         self.tell(medium, marker, &found, looks_like_a_frame, file_bytes)
     }
 

@@ -9,6 +9,8 @@
 
 #[path = "crash/check.rs"]
 mod check;
+#[path = "crash/compacting.rs"]
+mod compacting;
 #[path = "crash/decide.rs"]
 mod decide;
 #[path = "crash/faults.rs"]
@@ -19,6 +21,8 @@ mod history;
 mod medium;
 #[path = "crash/model.rs"]
 mod model;
+#[path = "crash/opening.rs"]
+mod opening;
 #[path = "crash/power.rs"]
 mod power;
 #[path = "crash/recovering.rs"]

@@ -198,3 +198,6 @@ impl<M: Medium> Copying<'_, M> {
         Err(self.view.damaged(payload, format!("the bytes of {digest} have the digest {found}")))
     }
 }
+
+#[cfg(test)]
+mod tests;

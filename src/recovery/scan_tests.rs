@@ -154,7 +154,7 @@ fn a_commit_that_is_cut_off_in_the_next_chunk_is_reported_once() {
     let (blob, digest) = pack.blob(1);
     write(&pack.medium, blob.id.0 + 64, &[9]);
     let end = scan.tail.at;
-    pack.commit(SEQUENCE, Offset::NONE, &[blob]);
+    pack.commit(SEQUENCE, end, &[blob]);
     let scan = pack.run(false).unwrap();
     assert_eq!((scan.tail.at, chunks(&scan), scan.residue), (end, vec![1 << 20], true));
     let report =
@@ -170,7 +170,7 @@ fn what_was_acknowledged_behind_a_break_is_damage_wherever_it_stands() {
         let end = pack.commit(SEQUENCE, Offset::NONE, &[]);
         // This one is lost.
         pack.end.at = Offset(end.0 + 640);
-        pack.chunk(3 << 20, by_jump);
+        pack.chunk((3 << 20) + CHUNK_ALIGN, by_jump);
         let (blob, lost) = pack.blob(1);
         let durable = pack.commit(SEQUENCE, Offset::NONE, &[blob]);
         let (blob, dropped) = pack.blob(2);
@@ -314,4 +314,17 @@ fn the_log_goes_on_elsewhere_where_something_stands_behind_it_or_its_chunk_is_cu
     assert_eq!(go_on(true, false, 0, true), Some(false));
     assert_eq!(go_on(true, true, 0, true), None);
     assert_eq!(go_on(false, false, 1, true), None);
+}
+
+/// Its writer was killed. Its place is given back, and the log goes on where it is.
+#[test]
+fn a_large_blob_that_no_commit_published_is_no_part_of_the_log() {
+    let mut pack = Pack::new();
+    pack.commit(SEQUENCE, Offset::NONE, &[]);
+    let id = Offset((2 << 20) + PAGE_BYTES - 64);
+    let digest = Digest::of(Algorithm::Sha256, b"large");
+    write(&pack.medium, id.0, BlobHeader::new(MARKER, id, &digest, LARGE_BYTES).bytes());
+    let scan = pack.run(false).unwrap();
+    assert_eq!(scan.report, Recovery { replayed_commits: 1, ..Recovery::default() });
+    assert!(!scan.residue);
 }

@@ -88,6 +88,30 @@ fn memory_lasts_for_twice_the_segments_that_the_images_need_and_their_directorie
 }
 
 #[test]
+fn a_live_page_is_that_of_a_writer_only_in_its_boot_and_its_file() {
+    let medium = Arc::new(file().1);
+    let is_ours = |host: [u64; 5]| {
+        medium.store(live::HOST, &host).unwrap();
+        is_of_this_host(&View::new(medium.clone(), &Identity::new_zeroed(), 63).unwrap()).unwrap()
+    };
+    let host = host_words(medium.as_ref()).unwrap();
+    assert!(is_ours(host));
+    for word in 0..5 {
+        let mut other = host;
+        other[word] ^= 1;
+        assert!(!is_ours(other), "word {word}");
+    }
+}
+
+/// A segment that a dead writer made would pass for one that was made since the last freeze, and be stored into.
+#[test]
+fn no_two_writers_have_the_same_number_for_their_segments() {
+    let (_, medium) = file();
+    let numbers = [(); 3].map(|()| random(&medium).unwrap());
+    assert!(numbers[0] != numbers[1] && numbers[1] != numbers[2], "{numbers:?}");
+}
+
+#[test]
 fn a_length_is_made_whole_pages_within_the_limit() {
     let medium = SimDirectory::new(1 << 20).create("pack").unwrap();
     medium.allocate(Offset(0), 5000).unwrap();
