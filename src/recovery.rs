@@ -780,12 +780,9 @@ impl Behind {
         let mut whole = vec![0; to_usize(LOOK_BYTES)];
         let mut budget = 2 * to.saturating_sub(at);
         let mut behind = Offset::NONE;
-        while at + 64 <= to {
-            // Holes hold nothing; a forged chunk could claim terabytes of them.
-            match medium.data_after(Offset(at)).map_err(io)? {
-                Some(data) if data.0 + 64 <= to => at = at.max(data.0 & !(FRAME_ALIGN - 1)),
-                _ => break,
-            }
+        // Holes hold nothing; a forged chunk could claim terabytes of them.
+        while let Some(data) = medium.data_after(Offset(at)).map_err(io)?.filter(|data| data.0 + 64 <= to) {
+            at = data.0 & !(FRAME_ALIGN - 1);
             let piece = &mut whole[..to_usize(LOOK_BYTES.min(to - at) & !63)];
             medium.read_at(Offset(at), piece).map_err(io)?;
             for number in (0..piece.len()).step_by(64) {

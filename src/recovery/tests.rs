@@ -5,7 +5,7 @@ use zerocopy::little_endian::U32;
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::format::BlobHeader;
+use crate::format::{BlobHeader, CommitBody, CommitDetail};
 use crate::log::{CommitFields, Published, encode_group, seal_name};
 use crate::medium::{Action, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image};
@@ -85,6 +85,52 @@ fn memory_lasts_for_twice_the_segments_that_the_images_need_and_their_directorie
     let segments = (3 + 4 * 3 + 64) * 2;
     let expected = segments * PAGE_BYTES + 4 * (8 << 23) + EXTRA;
     assert_eq!(room(&medium, &superblocks(4, 300_000), 3, 20), (expected, 320 << 10), "behind all that is known");
+}
+
+/// A forged log may hold many frames that claim the same bytes as their bodies.
+#[test]
+fn bodies_of_commits_are_read_up_to_twice_the_length_of_what_is_looked_at() {
+    let found = |forged: u64| {
+        let (_, medium) = file();
+        let to = START + (1 << 16);
+        for at in (0..forged).map(|number| START + 64 * number) {
+            let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(at), to - at - 64, [0; 32]);
+            write(&medium, at, header.as_bytes());
+        }
+        let published = [Published { id: Offset(START), checksum: 0, synced: false }; 20];
+        let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+        write(&medium, START + 8192, &encode_group(MARKER, &mut tail(START + 8192, to), &[], &published, &fields));
+        let mut behind = Behind::default();
+        behind.look(&medium, MARKER, Offset(START), to).unwrap();
+        behind.commits.len()
+    };
+    assert_eq!([0, 1, 2].map(found), [1, 1, 0]);
+}
+
+/// Its images are what a stranger had stored, perhaps.
+#[test]
+fn a_commit_inside_of_another_one_is_none() {
+    let (_, medium) = file();
+    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+    let inner_at = START + 64 + 128;
+    let inner = encode_group(MARKER, &mut tail(inner_at, START + (1 << 16)), &[], &[], &fields);
+    let images = to_u64(inner.len() / 64);
+    let body = CommitBody { images: U64::new(images), ..CommitBody::new_zeroed() };
+    let body = [body.as_bytes(), &inner].concat();
+    let checksum = U32::new(crc32fast::hash(&body));
+    let detail = CommitDetail { body_checksum: checksum, last: U32::new(1), ..CommitDetail::new_zeroed() };
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(detail.as_bytes());
+    let look = || {
+        let mut behind = Behind::default();
+        behind.look(&medium, MARKER, Offset(START), 1 << 20).unwrap();
+        behind.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>()
+    };
+    write(&medium, START + 64, &body);
+    assert_eq!(look(), [inner_at]);
+    let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(START), to_u64(body.len()), bytes);
+    write(&medium, START, header.as_bytes());
+    assert_eq!(look(), [START]);
 }
 
 #[test]
