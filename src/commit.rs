@@ -492,7 +492,15 @@ impl<M: Medium> Writer<M> {
             if state.moved {
                 return Ok(Err(operations));
             }
-            self.decide(&mut state, &mut operations)?
+            self.decide(&mut state, &mut operations).map_err(|error| (state.ticket, error))
+        };
+        let decided = match decided {
+            Ok(decided) => decided,
+            Err((ticket, error)) => {
+                // What stood against it may be on its way: nobody is told of that before it is there for all to see.
+                self.wait_for(ticket)?;
+                return Err(error);
+            }
         };
         match decided {
             Some((ticket, done)) => {

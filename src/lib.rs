@@ -50,8 +50,8 @@
 //! | 0 | `digest`, `name`, `error`, `fault` | digests; names; the one error type; what is wrong with an image |
 //! | 0 | `sync` | the standard library's atomics and locks, or those of a model checker |
 //!
-//! Deliberately absent: async (a store never waits for anything but the disk), background threads (a checkpoint runs in
-//! the commit that makes it due) and global state.
+//! Deliberately absent: async (a store never waits for anything but the disk), threads that stay (a checkpoint that is
+//! due has one of its own, which ends with it) and global state.
 //!
 //! # What is promised
 //!

@@ -390,10 +390,11 @@ fn a_segment_of_another_generation_than_its_entry_is_given_up_soon() {
 /// take the entries of other segments with it, and all their records.
 #[test]
 fn a_segment_that_claims_another_part_of_the_directory_is_left_alone() {
-    for depth_change in [-2, -1, 1] {
+    let depth_changes: &[i32] = if cfg!(miri) { &[-1] } else { &[-2, -1, 1] };
+    for &depth_change in depth_changes {
         let (view, mut space, mut table) = index();
         let tagger = Tagger::new(&identity().secret);
-        for number in 1..64 {
+        for number in 1..24 {
             let record = link(&tagger, number, 1, 0);
             table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
         }
