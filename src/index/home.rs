@@ -17,7 +17,8 @@
 //! the frame's. As a processor holds some 300 instructions, less than two gets wait at a time; a hash map in memory has
 //! a tenth of the instructions and waits for five. What was tried and did not pay: four slots in place of the first two
 //! (slower by an eighth: it is memory that is short), for unknown digests eight slots at once in place of one after the
-//! other up to an empty one, which no branch foresees (slower by a quarter, for the same reason), and huge pages for the index (a tenth at most, within the noise).
+//! other up to an empty one, which no branch foresees (slower by a quarter, for the same reason), and huge
+//! pages for the index (a tenth at most, within the noise).
 
 use std::hint::select_unpredictable;
 
