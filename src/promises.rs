@@ -102,7 +102,7 @@
 //!   (`processes::readers_follow_a_compaction_in_another_process_to_the_new_file`,
 //!   `api::a_blob_outlives_its_removal_a_compaction_and_the_store`).
 //! * A reader changes nothing on the disk (`crash::a_reader_of_what_a_crash_left_changes_nothing`).
-//! * Nobody waits for a checkpoint that comes by itself, unless commits come in faster than it ends
+//! * A checkpoint that is due comes by itself, beside the commits; a store that was closed has none on its way
 //!   (`api::a_checkpoint_comes_by_itself_and_a_closed_store_has_none_on_its_way`).
 //! * Threads end where each alone would (`threads::writers_and_readers_in_many_threads_end_where_each_alone_would`,
 //!   `interleavings::a_record_is_found_while_its_segment_is_split`).
