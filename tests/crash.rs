@@ -562,7 +562,7 @@ fn checkpoints_come_after_so_many_changes_and_without_syncs_after_so_many_bytes(
 
 /// What a repair or a full disk has left behind the log's end is told from later commits by its epoch.
 #[test]
-fn each_recovery_and_each_rebuild_begins_an_epoch() {
+fn each_recovery_each_rebuild_and_each_compaction_begins_an_epoch() {
     let newest = |directory: &SimDirectory| {
         let bytes = directory.bytes(NAME).unwrap();
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -587,6 +587,9 @@ fn each_recovery_and_each_rebuild_begins_an_epoch() {
         assert_eq!(store.list().count(), 1);
         store.close().unwrap();
     }
+    let store = open(&killed, &options()).unwrap();
+    store.compact().unwrap();
+    epochs.push(newest(&killed));
     assert!(epochs.is_sorted_by(|before, after| before < after), "{epochs:?}");
 }
 

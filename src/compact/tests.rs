@@ -77,3 +77,16 @@ fn the_new_log_goes_on_in_another_chunk_only_where_the_frame_does_not_fit() {
     let kind = |at: u64| read_frame(&medium, 99, Offset(at), end).unwrap().map(|frame| frame.kind);
     assert_eq!([first.0, first.0 + 384, second.0].map(kind), [Kind::Chunk, Kind::Jump, Kind::Chunk].map(Some));
 }
+
+#[test]
+fn the_first_chunk_of_the_new_log_has_room_for_its_own_frames_too() {
+    let medium = SimDirectory::new(4 << 20).create("new").unwrap();
+    let mut chunk = |bytes| {
+        let mut space = Space::empty(99, 63, u64::MAX);
+        let log = LogCopy::new(&medium, &mut space, 99, bytes, 3).unwrap();
+        log.tail.chunk_end - log.tail.chunk.0
+    };
+    let most = CHUNK_ALIGN - 2 * 64;
+    assert_eq!([1, most, most + 1].map(&mut chunk), [CHUNK_ALIGN, CHUNK_ALIGN, 2 * CHUNK_ALIGN]);
+    assert_eq!(chunk(1 << 30), CHUNK_BYTES, "the rest goes into others");
+}
