@@ -21,9 +21,9 @@
 //!
 //! With [`Durability::Process`] step 3 is left to the next checkpoint.
 //!
-//! A failure in 2, 3 or 4, or in a checkpoint, poisons the writer (R3): nothing more is written or acknowledged. Reads
-//! go on, from an index in memory that is made of the last checkpoint and the log: that in the file may be changed by
-//! half, and after a failed sync the system may drop what it had of it.
+//! A failure in 2, 3 or 4, in the sync of extents before step 1, or in a checkpoint, poisons the writer (R3): nothing
+//! more is written or acknowledged. Reads go on, from an index in memory that is made of the last checkpoint and the
+//! log: that in the file may be changed by half, and after a failed sync the system may drop what it had of it.
 //!
 //! # What a put costs
 //!
@@ -46,7 +46,8 @@
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
 //! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
-//! One that is due by what was committed goes on in a thread of its own, so that no caller waits for it.
+//! One that is due by what was committed goes on in a thread of its own, beside further commits; these wait where the
+//! next one is due before it has ended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -59,7 +60,7 @@ use crate::batch::{Large, NewName, Operation, Operations, Small};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, Superblock, align_up, directory_bytes, features, live, to_usize,
+    BlobHeader, CHUNK_ALIGN, FrameHeader, Kind, Offset, Superblock, align_up, directory_bytes, features, live, to_usize,
 };
 use crate::graph::{Changes, Outcome, Records, Removed};
 use crate::index::room::Room;
@@ -438,17 +439,23 @@ impl<M: Medium> Writer<M> {
         }
     }
 
-    /// Nothing more is written through this handle (rule R3).
+    /// Nothing more is written through this handle (rule R3): from now on, whatever this has to wait for.
     pub fn poison(&self, error: &Error) {
-        self.fail(&lock(&self.applied), error);
+        // The first failure is the cause; later ones follow from it.
+        if self.poison.set(error.to_string()).is_ok() {
+            self.fall_back(&lock(&self.applied));
+        }
     }
 
-    /// The same. All up to the tail in `applied` is durable, or was visible before.
+    /// The same, with the lock in hand.
     fn fail(&self, applied: &Applied, error: &Error) {
-        // The first failure is the cause; later ones follow from it.
-        if self.poison.set(error.to_string()).is_err() {
-            return;
+        if self.poison.set(error.to_string()).is_ok() {
+            self.fall_back(applied);
         }
+    }
+
+    /// Gives readers an index of the log. All up to the tail in `applied` is durable, or was visible before.
+    fn fall_back(&self, applied: &Applied) {
         // Where even the log can't be read, the index in the file is still the better one.
         if let Ok(view) = recovery::view_of_log(&self.medium, applied.tail.at) {
             self.source.fall_back_to(view);
@@ -511,7 +518,8 @@ impl<M: Medium> Writer<M> {
         }
     }
 
-    /// Makes blobs durable that were streamed into extents: the commit will vouch for their bytes.
+    /// Makes blobs durable that were streamed into extents: the commit will vouch for their bytes. It is a commit to this
+    /// pack, as a staged blob holds off the compaction that would put another one in its place.
     fn sync_extents(&self, operations: &mut Operations) -> Result<()> {
         if self.settings.durability == Durability::Process {
             return Ok(());
@@ -701,7 +709,8 @@ impl<M: Medium> Writer<M> {
             if state.done >= ticket {
                 return Ok(());
             }
-            self.check()?;
+            // Whoever waits until nothing is on its way waits for this batch too, which nobody leads any more.
+            self.check().inspect_err(|_| self.wake.notify_all())?;
             if state.leading {
                 state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
                 continue;
@@ -765,6 +774,15 @@ impl<M: Medium> Writer<M> {
                 .write_at(run[0].0, &bytes, durable)
                 .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
         }
+        if !durable {
+            // What is full begins its way to the disk, so that the next checkpoint has less to wait for.
+            let jumps =
+                group.iter().flat_map(|pending| &pending.heads).filter(|(_, head)| head.kind == Kind::Jump as u8);
+            for (at, _) in jumps {
+                let from = at.0.saturating_sub(self.settings.tuning.chunk_bytes);
+                self.medium.write_back(Offset(from), at.0 - from);
+            }
+        }
         let mut applied = lock(&self.applied);
         // A checkpoint may have failed meanwhile: readers have an index without these batches.
         self.check()?;
@@ -823,20 +841,30 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Whether `times` as much was committed since the last checkpoint as one is due after.
-    pub fn is_checkpoint_due(&self, times: u64) -> bool {
+    /// Whether so much was committed since the last checkpoint began that another one is due.
+    pub fn is_checkpoint_due(&self) -> bool {
         let state = lock(&self.state);
         let tuning = &self.settings.tuning;
         let records = state.counters.records();
-        state.images_since_checkpoint / times >= tuning.checkpoint_images.max(records / 4)
-            || state.bytes_since_checkpoint / times >= tuning.checkpoint_bytes
+        state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
+            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
                 && self.settings.durability == Durability::Process
     }
 
-    /// Makes the index durable as of now, so that nothing before has to be replayed.
+    /// What was committed so far is left to a checkpoint that begins in a moment.
+    pub fn count_anew(&self) {
+        let mut state = lock(&self.state);
+        (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+    }
+
+    /// Makes the index durable as of now, so that nothing before has to be replayed. Of a pack that a compaction has
+    /// replaced nothing is needed any more.
     pub fn checkpoint(&self) -> Result<()> {
         self.check()?;
         let mut superblocks = lock(&self.superblocks);
+        if lock(&self.state).moved {
+            return Ok(());
+        }
         self.checkpoint_unless_poisoned(&mut superblocks, 0)
     }
 

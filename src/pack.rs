@@ -2,7 +2,7 @@
 //! it.
 
 use std::path::PathBuf;
-use std::sync::{self, Arc, Weak};
+use std::sync::{self, Arc, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
@@ -20,9 +20,6 @@ use crate::source::Source;
 use crate::sync::{Mutex, yield_now};
 use crate::view::View;
 use crate::writer::Staged;
-
-/// A batch waits for the checkpoint that is on its way once so many times as much came in as one is due after.
-const OVERDUE: u64 = 2;
 
 /// One open pack file.
 pub struct Pack<M: Medium> {
@@ -86,7 +83,8 @@ pub struct Shared<M: Medium> {
     settings: Settings,
     /// Views of files before a compaction that readers may still hold: for statistics.
     old: Mutex<Vec<Weak<View<M>>>>,
-    /// The last checkpoint that nobody waited for.
+    /// The last checkpoint that had a thread of its own. Taken before any lock of a writer, and never by a model
+    /// checker: these have no such threads.
     background: sync::Mutex<Option<JoinHandle<()>>>,
     /// Of a temporary store; removed with it.
     _directory: Option<TemporaryDirectory>,
@@ -158,19 +156,20 @@ impl<M: Medium> Shared<M> {
     /// Makes a checkpoint where one is due. The batch that made it due is done, whatever comes of this: what goes wrong
     /// poisons the writer, and the next batch is told.
     ///
-    /// Nobody waits for it, unless batches come in so fast that the next one is overdue before it is there.
+    /// Nobody waits for it, unless the next one is due before it is there: then all who commit do.
     fn checkpoint_if_due(&self, pack: &Arc<Pack<M>>) {
-        let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due(1)) else { return };
+        let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due()) else { return };
         if !writer.medium().has_background() {
             let _ = writer.checkpoint();
             return;
         }
-        // Whoever has it sees to it.
-        let Ok(mut background) = self.background.try_lock() else { return };
-        if background.as_ref().is_some_and(|thread| !thread.is_finished()) && !writer.is_checkpoint_due(OVERDUE) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have seen to it while this one waited for the lock.
+        if !writer.is_checkpoint_due() {
             return;
         }
-        background.take().map(JoinHandle::join);
+        end(background.take());
+        writer.count_anew();
         let own = pack.clone();
         let work = move || {
             let _ = own.writer().and_then(Writer::checkpoint);
@@ -198,6 +197,13 @@ impl<M: Medium> Shared<M> {
     }
 }
 
+/// Waits for the end of a thread, whose work has told what went wrong.
+fn end(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        let _ = thread.join();
+    }
+}
+
 /// The descriptor of the one blob that a commit was about.
 pub(crate) fn described(done: Vec<Done>) -> Result<Descriptor> {
     match done.into_iter().next() {
@@ -213,8 +219,7 @@ impl<M: Medium> Drop for Shared<M> {
             let _ = writer.checkpoint();
         }
         // It has the pack, and with that the file's lock.
-        let background = self.background.get_mut().ok().and_then(Option::take);
-        background.map(JoinHandle::join);
+        end(self.background.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -939,3 +939,17 @@ fn a_full_device_is_an_error() {
         assert!(message.contains("standard output"), "{message}");
     }
 }
+
+#[test]
+fn a_process_with_little_address_space_works_too() {
+    let place = Place::new();
+    place.write("content", b"a blob");
+    for call in [&["put", "store.pack", "content"][..], &["verify", "store.pack"], &["compact", "store.pack"]] {
+        for kilobytes in [700_000, 3_000_000] {
+            let mut limited = Command::new("sh");
+            limited.arg("-c").arg(format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\""));
+            limited.arg(env!("CARGO_BIN_EXE_blobpack")).args(call).current_dir(place.directory.path());
+            Called::from(limited.output().unwrap()).expect(code::DONE);
+        }
+    }
+}

@@ -273,7 +273,8 @@ impl Table {
         Ok((header, records))
     }
 
-    /// Whether just the entries that a segment of this depth has lead to it: all of them are changed with it.
+    /// Whether the directory entries that belong to a segment of this depth lead to it, as all of them are changed with
+    /// it, and those beside them do not.
     fn leads_here<M: Medium>(&self, view: &View<M>, index: u64, depth: u32, entry: Entry) -> Result<bool> {
         let words = (view.words(self.live.directory, 1 << self.live.depth))
             .ok_or_else(|| view.damaged(self.live.directory, "the index directory lies outside the file"))?;

@@ -24,10 +24,12 @@ mod directory;
 mod lock;
 mod sys;
 
-/// The least address space that a map takes, so that a growing pack is seldom mapped anew. It costs nothing until it is
-/// used.
-const MAP_BYTES_MIN: u64 = 64 << 30;
-/// Ranges are made private, and long ones written and synced, in pieces of this size.
+/// The least address space that a map takes, so that a growing pack is seldom mapped anew: a long map that goes holds its
+/// owner up. It costs nothing until it is used.
+const MAP_BYTES_AMPLE: u64 = 64 << 30;
+/// The same where there is not that much, or the process has a limit (`RLIMIT_AS`) that it needs for other things.
+const MAP_BYTES_MIN: u64 = 1 << 30;
+/// Ranges are made private, and long durable ones written, in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
 /// How long a lookup that met a changing index sleeps before it tries again.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -167,12 +169,15 @@ impl Medium for Disk {
         }
         let bytes = pieces.iter().map(|piece| to_u64(piece.len())).sum();
         if bytes >= PIECE_BYTES * (to_u64(pieces.len()) + 1) {
-            // The first of it are on their way to the disk while the rest is copied.
+            // The first parts are on their way to the disk while the rest is copied; a page that the next part goes on
+            // with is left to that.
+            let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
             let mut at = offset;
             for piece in pieces.iter().flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
                 self.write_plainly(at, &[piece])?;
-                self.write_back(at, to_u64(piece.len()));
-                at.0 += to_u64(piece.len());
+                let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
+                self.write_back(Offset(from), whole_pages(end) - from);
+                at.0 = end;
             }
             return self.sync_range(offset, bytes);
         }
@@ -311,14 +316,16 @@ impl Medium for Disk {
         }
         let least = align_up(length.max(1), PAGE_BYTES);
         let whole = least.max(self.length()?.min(FILE_BYTES_MAX));
-        let mut bytes = whole.next_power_of_two().max(MAP_BYTES_MIN);
+        let modest = whole.next_power_of_two().max(MAP_BYTES_MIN);
+        let mut bytes = if sys::address_space_is_limited() { modest } else { modest.max(MAP_BYTES_AMPLE) };
         loop {
             match Map::of_file(&self.file, bytes, self.write) {
                 Ok(map) => {
                     self.map.store(Some(Arc::clone(&map)));
                     return Ok(map);
                 }
-                // The process may have little address space left (RLIMIT_AS). Halving ends after at most 46 rounds.
+                Err(_) if bytes > modest => bytes = modest,
+                // Halving ends after at most 46 rounds.
                 Err(_) if bytes > least => bytes = align_up(bytes / 2, PAGE_BYTES).max(least),
                 Err(error) => return Err(error),
             }

@@ -43,6 +43,11 @@ pub(super) fn write_pieces(file: &File, mut offset: u64, pieces: &[&[u8]], durab
     Ok(())
 }
 
+/// Whether this process may use only so much address space (`RLIMIT_AS`).
+pub(super) fn address_space_is_limited() -> bool {
+    rustix::process::getrlimit(rustix::process::Resource::As).current.is_some()
+}
+
 /// Opens what can't be opened for reading and writing, only to learn what it is.
 pub(super) fn open_for_kind(path: &Path) -> Option<File> {
     #[cfg(target_os = "linux")]
@@ -112,6 +117,10 @@ mod linux {
 
     #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
     pub(in super::super) fn write_back(file: &File, offset: u64, length: u64) {
+        // To the system that means all up to the file's end.
+        if length == 0 {
+            return;
+        }
         let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
         // SAFETY: the call takes no memory, and the descriptor is open for as long as `file` is borrowed.
         let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
