@@ -518,8 +518,8 @@ impl<M: Medium> Writer<M> {
         }
     }
 
-    /// Makes blobs durable that were streamed into extents: the commit will vouch for their bytes. It is a commit to this
-    /// pack, as a staged blob holds off the compaction that would put another one in its place.
+    /// Makes blobs durable that were streamed into extents: the commit will vouch for their bytes. It is a commit to
+    /// this pack, as a staged blob holds off the compaction that would put another one in its place.
     fn sync_extents(&self, operations: &mut Operations) -> Result<()> {
         if self.settings.durability == Durability::Process {
             return Ok(());

@@ -137,9 +137,9 @@
 //! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It opens as
 //!   what a crash could have left, or says that it is damaged. Close the store, take a snapshot of the file system, or
 //!   compact with an [output](crate::CompactOptions::output) elsewhere.
-//! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go of
-//!   it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint, which the child has not, nor
-//!   what that has locked.
+//! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
+//!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
+//!   has locked, and not the thread.
 //! * **Hiding.** Payloads are not encrypted, and stay in the file until a compaction after they were removed; on many
 //!   disks longer.
 //! * **Availability against a hostile writer.** Who may write a pack may remove what is in it.

@@ -24,8 +24,8 @@ mod directory;
 mod lock;
 mod sys;
 
-/// The least address space that a map takes, so that a growing pack is seldom mapped anew: a long map that goes holds its
-/// owner up. It costs nothing until it is used.
+/// The least address space that a map takes, so that a growing pack is seldom mapped anew: a long map that goes holds
+/// its owner up. It costs nothing until it is used.
 const MAP_BYTES_AMPLE: u64 = 64 << 30;
 /// The same where there is not that much, or the process has a limit (`RLIMIT_AS`) that it needs for other things.
 const MAP_BYTES_MIN: u64 = 1 << 30;
