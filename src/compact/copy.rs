@@ -48,10 +48,8 @@ impl<M: Medium> Copying<'_, M> {
             }
             Ok(())
         };
-        let mut threads = parts.len() / PARTS_A_THREAD + 1;
-        if threads > 1 {
-            threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(threads);
-        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = cores.min(parts.len() / PARTS_A_THREAD + 1);
         let results: Vec<Result<(), (usize, Error)>> = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| copy(&mut |_| {}))).collect();
             let this = copy(&mut |done| progress(Progress { done, total }));
@@ -138,10 +136,9 @@ impl<M: Medium> Copying<'_, M> {
             hasher.update(payload);
             self.compare(blob, &digest, &hasher.finish())?;
         } else {
-            let mut at = 0;
+            // It is read in one piece, as it is small.
             self.checked_copy(blob, &digest, |piece| {
-                payload[at..at + piece.len()].copy_from_slice(piece);
-                at += piece.len();
+                payload.copy_from_slice(piece);
                 Ok(())
             })?;
         }
