@@ -7,6 +7,8 @@
     reason = "tests: a failure is a panic, and all sizes are small"
 )]
 
+#[path = "crash/beside.rs"]
+mod beside;
 #[path = "crash/check.rs"]
 mod check;
 #[path = "crash/compacting.rs"]
@@ -204,6 +206,16 @@ fn a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps() 
         let history = History::record(seed, 100, &[70], &options());
         eprintln!("seed {seed}: {} steps, {:?}", history.steps.len(), history.events);
         power_cuts(&history, seed, 6, 1);
+    }
+}
+
+#[test]
+fn a_power_cut_keeps_what_was_acknowledged_beside_a_checkpoint() {
+    for seed in 31..=32 {
+        let history = beside::commits_beside_checkpoints(seed);
+        assert!(history.events.copies > 0, "a commit changes what the checkpoint has frozen");
+        eprintln!("seed {seed}: {} steps, {:?}", history.steps.len(), history.events);
+        power_cuts(&history, seed, 5, 1);
     }
 }
 
