@@ -19,8 +19,8 @@
 //! # A power cut
 //!
 //! * With [`PowerLoss`](crate::Durability::PowerLoss), the default: all of the above, whatever unsynced
-//!   sectors reach the disk (`crash::a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps`), also beside a checkpoint
-//!   (`crash::a_power_cut_keeps_what_was_acknowledged_beside_a_checkpoint`).
+//!   sectors reach the disk (`crash::a_power_cut_keeps_what_was_acknowledged_whatever_unsynced_sectors_it_keeps`),
+//!   also beside a checkpoint (`crash::a_power_cut_keeps_what_was_acknowledged_beside_a_checkpoint`).
 //! * The same where the power fails after a process was killed and another one went on
 //!   (`crash::a_power_cut_after_a_kill_keeps_what_the_next_process_acknowledged`).
 //! * The same for every sequence of three operations (`crash::any_three_operations_survive_every_power_cut`).
