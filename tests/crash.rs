@@ -46,6 +46,7 @@ use blobpack::store::How;
 use blobpack::{Digest, Durability, Error, Recovery, Store};
 
 use history::{FILE_BYTES_MAX, History, NAME, create, kind, open, open_how, open_read_only, options};
+use medium::{Failure, Rig};
 use model::{Contents, Generator, Model, Op, Random, run};
 use power::{MOODS, Power};
 
@@ -667,4 +668,49 @@ fn a_blob_behind_a_tail_that_is_blank_is_reported_once() {
     // The log goes on elsewhere, and no jump leads there: both superblocks do.
     assert_eq!(superblocks_written(&cut).len(), 2);
     assert_eq!(open(&cut, &options()).unwrap().recovery(), Recovery::default());
+}
+
+/// It has the index to itself, and so has to say that it failed.
+#[test]
+fn a_failing_call_in_a_removal_in_parts_is_told_and_loses_nothing() {
+    let tuning = Tuning { slots: 4, chunk_bytes: 64 << 10, removal_images: 6, ..Tuning::default() };
+    for failure in [Failure::Io, Failure::IoWritten, Failure::IoReverted, Failure::Full] {
+        let struck = (0..).take_while(|&n| {
+            let rig = Rig::empty(n);
+            rig.set_power(Power::default());
+            let store = rig.create(&options().tuning(tuning)).unwrap();
+            let (mut batch, mut contents) = (store.batch(), Contents::new());
+            let mut put = |batch: &mut blobpack::Batch<_>, bytes: &[u8]| {
+                let digest = batch.put(bytes).unwrap();
+                contents.insert(digest, Arc::new(bytes.to_vec()));
+                digest
+            };
+            let root = put(&mut batch, b"root");
+            for byte in 0..20 {
+                let leaf = put(&mut batch, &[byte; 10]);
+                batch.link(&leaf, &root);
+            }
+            put(&mut batch, b"another");
+            batch.commit().unwrap();
+            let mut allowed = vec![Model::of(&store, &contents).unwrap()];
+            let mut after = allowed[0].clone();
+            assert!(after.apply(&Op::Dereference(root)));
+            allowed.push(after);
+            rig.fail(n, failure);
+            let result = store.dereference(&root);
+            let struck = !rig.clear_failure();
+            let context = format!("call {n}, {failure:?}: {result:?}");
+            let seen = Model::of(&store, &contents).unwrap_or_else(|error| panic!("{context}: {error}"));
+            if result.is_ok() {
+                assert!(seen == allowed[1], "{context}");
+                allowed.remove(0);
+            } else {
+                assert!(struck && allowed.contains(&seen), "{context}");
+            }
+            let mood = MOODS[n as usize % MOODS.len()];
+            survives(&rig.power().cut(&mut Random(n), mood), &allowed, &contents, &context);
+            struck
+        });
+        assert!(struck.count() > 20, "{failure:?}");
+    }
 }

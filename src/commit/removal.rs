@@ -63,21 +63,21 @@ impl<M: Medium> Writer<M> {
         let (removed, images, bytes) = (Removed::default(), 0, 0);
         let mut parts = Parts { plan, counters: state.counters, removed, images, bytes };
         let done = self.write_parts(&state, &mut applied, &operations.list[0], &mut parts);
-        let shown = done.and_then(|()| self.show(&mut applied, &parts)).inspect_err(|error| {
-            let mut space = lock(&self.space);
-            match error {
-                Error::NoSpace { .. } | Error::LimitReached { .. } => {
-                    space.roll_back(before);
-                    while let Some(chunk) = parts.plan.chunks.pop() {
-                        space.give_back(self.medium.as_ref(), chunk);
-                    }
-                    applied.table.show_again(shown);
+        match &done {
+            Ok(()) => (applied.tail, applied.counters) = (parts.plan.tail, parts.counters),
+            Err(Error::NoSpace { .. } | Error::LimitReached { .. }) => {
+                let mut space = lock(&self.space);
+                space.roll_back(before);
+                while let Some(chunk) = parts.plan.chunks.pop() {
+                    space.give_back(self.medium.as_ref(), chunk);
                 }
-                error => self.poison(error),
+                applied.table.show_again(shown);
             }
-        });
-        shown?;
-        (applied.tail, applied.counters) = (parts.plan.tail, parts.counters);
+            Err(error) => self.fail(&applied, error),
+        }
+        done?;
+        // All parts are durable: whoever reads has them from here on, in whichever index.
+        self.show(&mut applied, &parts).inspect_err(|error| self.fail(&applied, error))?;
         (state.tail, state.counters) = (parts.plan.tail, parts.counters);
         if self.settings.durability == Durability::PowerLoss {
             state.durable_upto = parts.plan.tail.at;
