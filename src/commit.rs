@@ -46,8 +46,8 @@
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
 //! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
-//! One that is due by what was committed goes on in a thread of its own, beside further commits; these wait where the
-//! next one is due before it has ended.
+//! One that is due by what was committed goes on in a thread of its own, beside further commits; these are
+//! slowed down where the next one is due before it has ended, and wait where even that does not do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -841,13 +841,13 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Whether so much was committed since the last checkpoint began that another one is due.
-    pub fn is_checkpoint_due(&self) -> bool {
+    /// Whether `times` as much was committed since the last checkpoint began as one is due after.
+    pub fn is_checkpoint_due(&self, times: u64) -> bool {
         let state = lock(&self.state);
         let tuning = &self.settings.tuning;
         let records = state.counters.records();
-        state.images_since_checkpoint >= tuning.checkpoint_images.max(records / 4)
-            || state.bytes_since_checkpoint >= tuning.checkpoint_bytes
+        state.images_since_checkpoint / times >= tuning.checkpoint_images.max(records / 4)
+            || state.bytes_since_checkpoint / times >= tuning.checkpoint_bytes
                 && self.settings.durability == Durability::Process
     }
 

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{self, Arc, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -20,6 +21,11 @@ use crate::source::Source;
 use crate::sync::{Mutex, yield_now};
 use crate::view::View;
 use crate::writer::Staged;
+
+/// Commits wait for a checkpoint once so many times as much came in since it began as one is due after.
+const OVERDUE: u64 = 2;
+/// How long a commit is held up before that.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// One open pack file.
 pub struct Pack<M: Medium> {
@@ -156,16 +162,23 @@ impl<M: Medium> Shared<M> {
     /// Makes a checkpoint where one is due. The batch that made it due is done, whatever comes of this: what goes wrong
     /// poisons the writer, and the next batch is told.
     ///
-    /// Nobody waits for it, unless the next one is due before it is there: then all who commit do.
+    /// Nobody waits for its end. Where the next one is due before that, each commit is held up for a moment, so that the
+    /// disk can follow; where that does not do, all wait.
     fn checkpoint_if_due(&self, pack: &Arc<Pack<M>>) {
-        let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due()) else { return };
+        let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due(1)) else { return };
         if !writer.medium().has_background() {
             let _ = writer.checkpoint();
             return;
         }
         let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
         // Another one may have seen to it while this one waited for the lock.
-        if !writer.is_checkpoint_due() {
+        if !writer.is_checkpoint_due(1) {
+            return;
+        }
+        let is_running = background.as_ref().is_some_and(|thread| !thread.is_finished());
+        if is_running && !writer.is_checkpoint_due(OVERDUE) {
+            drop(background);
+            thread::sleep(PAUSE);
             return;
         }
         end(background.take());

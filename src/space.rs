@@ -27,7 +27,7 @@ mod reach;
 pub use calls::{data_bytes_most, no_space, sync_regions};
 use reach::{Reach, keep_allocated};
 
-/// Runs of segments are at least this many, and then an eighth of all that there are, up to 8 MiB: a file system makes
+/// Runs of segments are at least this many, and then a sixteenth of all that there are, up to 8 MiB: a file system makes
 /// room for more with a wait that a caller notices.
 const RUN_SEGMENTS_MIN: u64 = 16;
 const RUN_SEGMENTS_MAX: u64 = 2 << 10;
@@ -486,7 +486,7 @@ impl Space {
 /// How many segments a new run has where `needed` are needed and there are `total` so far.
 #[must_use]
 pub fn run_segments(total: u64, needed: u64) -> u64 {
-    needed.max((total / 8).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX))
+    needed.max((total / 16).clamp(RUN_SEGMENTS_MIN, RUN_SEGMENTS_MAX))
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn where_there_is_no_room_ahead_what_is_needed_may_still_fit() {
 fn runs_grow_with_the_index() {
     assert_eq!(run_segments(0, 1), 16);
     assert_eq!(run_segments(0, 1000), 1000);
-    assert_eq!(run_segments(800, 1), 100);
+    assert_eq!(run_segments(800, 1), 50);
     assert_eq!(run_segments(1 << 20, 1), 2048);
 }
 
