@@ -162,8 +162,8 @@ impl<M: Medium> Shared<M> {
     /// Makes a checkpoint where one is due. The batch that made it due is done, whatever comes of this: what goes wrong
     /// poisons the writer, and the next batch is told.
     ///
-    /// Nobody waits for its end. Where the next one is due before that, each commit is held up for a moment, so that the
-    /// disk can follow; where that does not do, all wait.
+    /// Nobody waits for its end. Where the next one is due before that, each commit is held up for a moment, so that
+    /// the disk can follow; where that does not do, all wait.
     fn checkpoint_if_due(&self, pack: &Arc<Pack<M>>) {
         let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due(1)) else { return };
         if !writer.medium().has_background() {

@@ -27,8 +27,8 @@ mod reach;
 pub use calls::{data_bytes_most, no_space, sync_regions};
 use reach::{Reach, keep_allocated};
 
-/// Runs of segments are at least this many, and then a sixteenth of all that there are, up to 8 MiB: a file system makes
-/// room for more with a wait that a caller notices.
+/// Runs of segments are at least this many, and then a sixteenth of all that there are, up to 8 MiB: a file system
+/// makes room for more with a wait that a caller notices.
 const RUN_SEGMENTS_MIN: u64 = 16;
 const RUN_SEGMENTS_MAX: u64 = 2 << 10;
 /// Regions that were never used take at most this, and as much again as the file has.
