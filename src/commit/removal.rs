@@ -76,7 +76,8 @@ impl<M: Medium> Writer<M> {
             Err(error) => self.fail(&applied, error),
         }
         done?;
-        // All parts are durable: whoever reads has them from here on, in whichever index.
+        // All parts are in the log, as durable as the settings ask: from here on whoever reads has them, in whichever
+        // index.
         self.show(&mut applied, &parts).inspect_err(|error| self.fail(&applied, error))?;
         (state.tail, state.counters) = (parts.plan.tail, parts.counters);
         if self.settings.durability == Durability::PowerLoss {
