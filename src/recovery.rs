@@ -839,6 +839,8 @@ pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_byt
 }
 
 #[cfg(test)]
+mod open_tests;
+#[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
 mod tests;

@@ -26,4 +26,6 @@ pub mod table;
 pub mod tag;
 
 #[cfg(test)]
+mod lookup_tests;
+#[cfg(test)]
 mod tests;

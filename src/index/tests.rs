@@ -45,7 +45,10 @@ fn index() -> (View<Sim>, Space, Table) {
 }
 
 fn index_of(slots: u32) -> (View<Sim>, Space, Table) {
-    let directory = SimDirectory::new(64 << 20);
+    index_in(&SimDirectory::new(64 << 20), slots)
+}
+
+pub(super) fn index_in(directory: &SimDirectory, slots: u32) -> (View<Sim>, Space, Table) {
     let medium = Arc::new(directory.create("index").unwrap());
     medium.allocate(Offset(0), SPACE_AT.0).unwrap();
     medium.allocate(LIVE_AT, PAGE_BYTES).unwrap();

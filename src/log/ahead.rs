@@ -57,3 +57,28 @@ impl<'m, M: Medium> Ahead<'m, M> {
         self.bytes.get(from..from.checked_add(length)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::medium::SimDirectory;
+
+    #[test]
+    fn more_than_a_header_is_read_only_where_the_one_before_was_near() {
+        let medium = SimDirectory::new(1 << 20).create("log").unwrap();
+        medium.allocate(Offset(0), 1 << 20).unwrap();
+        let mut ahead = Ahead::new(&medium);
+        let mut read = |at: u64| {
+            assert!(ahead.read_frame(9, Offset(at), 1 << 20).unwrap().is_none());
+            (ahead.start.0, ahead.bytes.len() as u64)
+        };
+        let far = 1 << 19;
+        assert_eq!(read(far), (far, HEADER_BYTES));
+        let near = far + (16 << 10) - 64;
+        assert_eq!(read(near), (near, 16 << 10));
+        assert_eq!(read(near + 64), (near, 16 << 10), "it is there");
+        let next = near + 64 + (16 << 10);
+        assert_eq!(read(next), (next, HEADER_BYTES));
+        assert_eq!(read(near), (near, HEADER_BYTES), "it goes back");
+    }
+}

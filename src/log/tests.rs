@@ -135,7 +135,8 @@ fn a_walk_finds_all_groups_and_where_the_log_stands() {
     assert_eq!(groups.iter().map(|group| group.durable_upto.0).collect::<Vec<_>>(), [1010, 1001, 1012]);
     assert_eq!(groups[2].counters, fields(12).counters);
     assert_eq!(passed.iter().map(|passed| (passed.jump, passed.chunk)).collect::<Vec<_>>(), [(jump_at, region)]);
-    assert_eq!(history(&log.medium, MARKER, &tail, FILE_BYTES).unwrap().commits, commits);
+    let whole = history(&log.medium, MARKER, &tail, FILE_BYTES).unwrap();
+    assert_eq!((whole.commits, whole.groups, whole.images), (commits, 3, 6));
 
     let up_to_jump = Region { offset: start.at, bytes: jump_at.0 + 64 - start.at.0 };
     let behind = Region { offset: region.offset, bytes: tail.at.0 - region.offset.0 };

@@ -170,6 +170,8 @@ fn what_was_acknowledged_behind_a_break_is_damage_wherever_it_stands() {
         let end = pack.commit(SEQUENCE, Offset::NONE, &[]);
         // This one is lost.
         pack.end.at = Offset(end.0 + 640);
+        // Before the chunk behind it stands the payload of a large blob.
+        write(&pack.medium, 2 << 20, &[1]);
         pack.chunk((3 << 20) + CHUNK_ALIGN, by_jump);
         let (blob, lost) = pack.blob(1);
         let durable = pack.commit(SEQUENCE, Offset::NONE, &[blob]);

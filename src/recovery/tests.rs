@@ -289,6 +289,7 @@ fn frames_behind_the_end_are_found_wherever_they_stand() {
     let end = commit + to_u64(bytes.len());
     write(&medium, commit, &bytes);
     let blobs = [from, from + 64, from + LOOK_BYTES, end].map(blob);
+    blob(START); // This one stands before all that is looked at.
     jump(end + 64, (2 << 20) + 77);
     let look = |to: u64| {
         let mut found = Behind::default();
@@ -300,6 +301,11 @@ fn frames_behind_the_end_are_found_wherever_they_stand() {
     assert_eq!(look(4 << 20), all);
     assert_eq!(look(end + 127), (blobs.to_vec(), vec![commit], vec![]), "half a header is none");
     assert_eq!(look(from), (vec![], vec![], vec![]));
+    // The file ends there.
+    let last = blob((4 << 20) - 128);
+    let mut found = Behind::default();
+    found.look(&medium, MARKER, last.0, 4 << 20).unwrap();
+    assert_eq!(found.blobs, [last]);
 }
 
 #[test]
