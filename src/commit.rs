@@ -263,9 +263,10 @@ struct State {
     sequence: u64,
     in_flight: InFlight,
     pending: Vec<Pending>,
-    /// The last ticket given out, and the last one applied.
+    /// The last ticket given out.
     ticket: u64,
-    done: u64,
+    /// Those who wait for a ticket.
+    waiting: Vec<(u64, Arc<Waiter>)>,
     /// Whether a leader is writing.
     leading: bool,
     /// How many batches the last group had, and waited when it was durable: so many callers may come again.
@@ -278,6 +279,38 @@ struct State {
     depth_promised: u32,
     /// Promised to batches that a checkpoint overtook, up to a ticket: they copy what they were decided not to have to.
     overtaken: Vec<(u64, u64)>,
+}
+
+impl State {
+    /// Who is to be woken when all up to this ticket is done: those who wait for it, and one more, to lead the batches
+    /// that have come since.
+    fn told(&mut self, upto: u64) -> Vec<Arc<Waiter>> {
+        let mut told: Vec<_> =
+            self.waiting.extract_if(.., |(ticket, _)| *ticket <= upto).map(|(_, waiter)| waiter).collect();
+        told.extend(self.waiting.pop().map(|(_, waiter)| waiter));
+        told
+    }
+}
+
+/// Somebody who waits. Each has a condition of its own: whoever waits for the next group sleeps on when one is told.
+#[derive(Default)]
+struct Waiter {
+    woken: Mutex<bool>,
+    condition: Condvar,
+}
+
+impl Waiter {
+    fn wait(&self) {
+        let mut woken = lock(&self.woken);
+        while !*woken {
+            woken = self.condition.wait(woken).expect("no thread panics while it holds this lock");
+        }
+    }
+
+    fn wake(&self) {
+        *lock(&self.woken) = true;
+        self.condition.notify_one();
+    }
 }
 
 /// The index and the log's state that it has reached.
@@ -310,7 +343,8 @@ pub struct Writer<M: Medium> {
     applied: Mutex<Applied>,
     space: Mutex<Space>,
     state: Mutex<State>,
-    wake: Condvar,
+    /// The last ticket that was applied. Stored under the state lock.
+    done: AtomicU64,
     learned: AtomicBool,
     /// Whether both superblocks say that there may be names.
     announced: AtomicBool,
@@ -349,7 +383,7 @@ impl<M: Medium> Writer<M> {
             in_flight: InFlight::default(),
             pending: Vec::new(),
             ticket: 0,
-            done: 0,
+            waiting: Vec::new(),
             leading: false,
             callers: 1,
             moved: false,
@@ -366,7 +400,7 @@ impl<M: Medium> Writer<M> {
             applied: Mutex::new(Applied { table: start.table, tail: start.tail, counters }),
             space: Mutex::new(start.space),
             state: Mutex::new(state),
-            wake: Condvar::new(),
+            done: AtomicU64::new(0),
             learned: AtomicBool::new(false),
             announced: AtomicBool::new(false),
             poison: OnceLock::new(),
@@ -704,41 +738,70 @@ impl<M: Medium> Writer<M> {
 
     /// Waits until the batch with this ticket is durable and visible; leads the others if nobody does.
     fn wait_for(&self, ticket: u64) -> Result<()> {
-        let mut state = lock(&self.state);
-        loop {
-            if state.done >= ticket {
-                return Ok(());
+        // Whoever was told goes on without the lock, for which others queue to decide.
+        while self.done.load(Ordering::Acquire) < ticket {
+            let mut state = lock(&self.state);
+            if self.done.load(Ordering::Acquire) >= ticket {
+                break;
             }
-            // Whoever waits until nothing is on its way waits for this batch too, which nobody leads any more.
-            self.check().inspect_err(|_| self.wake.notify_all())?;
+            if let Err(error) = self.check() {
+                // The others too wait for what nobody leads any more.
+                state.told(u64::MAX).iter().for_each(|waiter| waiter.wake());
+                return Err(error);
+            }
             if state.leading {
-                state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
-                continue;
+                let waiter = Arc::<Waiter>::default();
+                state.waiting.push((ticket, waiter.clone()));
+                drop(state);
+                waiter.wait();
+            } else {
+                self.lead(state)?;
             }
-            state.leading = true;
-            state = self.gather(state);
-            let group = std::mem::take(&mut state.pending);
-            drop(state);
-            let result = self.flush(&group);
-            state = lock(&self.state);
-            state.leading = false;
-            state.callers = group.len() + state.pending.len();
-            match (&result, group.last()) {
-                (Ok(()), Some(last)) => {
-                    if self.settings.durability == Durability::PowerLoss {
-                        state.durable_upto = last.tail.at;
-                    }
-                    state.done = last.ticket;
-                    state.in_flight.forget(last.ticket);
-                    for (_, segments) in state.overtaken.extract_if(.., |(ticket, _)| *ticket <= last.ticket) {
-                        lock(&self.space).release(segments);
-                    }
+        }
+        Ok(())
+    }
+
+    /// Takes the batches that wait to the disk and into the index, as a group, and tells who waits for them.
+    fn lead<'s>(&'s self, mut state: MutexGuard<'s, State>) -> Result<()> {
+        state.leading = true;
+        state = self.gather(state);
+        let group = std::mem::take(&mut state.pending);
+        drop(state);
+        let result = self.flush(&group);
+        state = lock(&self.state);
+        state.leading = false;
+        state.callers = group.len() + state.pending.len();
+        match (&result, group.last()) {
+            (Ok(()), Some(last)) => {
+                if self.settings.durability == Durability::PowerLoss {
+                    state.durable_upto = last.tail.at;
                 }
-                (Err(error), _) => self.poison(error),
-                (Ok(()), None) => {}
+                self.done.store(last.ticket, Ordering::Release);
+                state.in_flight.forget(last.ticket);
+                for (_, segments) in state.overtaken.extract_if(.., |(ticket, _)| *ticket <= last.ticket) {
+                    lock(&self.space).release(segments);
+                }
             }
-            self.wake.notify_all();
-            result?;
+            (Err(error), _) => self.poison(error),
+            (Ok(()), None) => {}
+        }
+        let told = state.told(if result.is_ok() { self.done.load(Ordering::Acquire) } else { u64::MAX });
+        // Not under the lock, which those who are awake need for their next batch.
+        drop(state);
+        told.iter().for_each(|waiter| waiter.wake());
+        result
+    }
+
+    /// The state once nothing is on its way any more.
+    fn at_peace(&self) -> Result<MutexGuard<'_, State>> {
+        loop {
+            let state = lock(&self.state);
+            let ticket = state.ticket;
+            if self.done.load(Ordering::Acquire) == ticket {
+                return Ok(state);
+            }
+            drop(state);
+            self.wait_for(ticket)?;
         }
     }
 
@@ -933,11 +996,7 @@ impl<M: Medium> Writer<M> {
     /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.
     pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<bool> {
         let superblocks = lock(&self.superblocks);
-        let mut state = lock(&self.state);
-        while state.leading || state.done < state.ticket {
-            self.check()?;
-            state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
-        }
+        let mut state = self.at_peace()?;
         if state.moved {
             return Ok(false);
         }

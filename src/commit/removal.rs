@@ -42,11 +42,7 @@ impl<M: Medium> Writer<M> {
     /// Does the one operation, which gives references up, in parts. `Err`: this pack was replaced by a compaction.
     pub(super) fn remove_in_parts(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
         let superblocks = lock(&self.superblocks);
-        let mut state = lock(&self.state);
-        while state.leading || state.done < state.ticket {
-            self.check()?;
-            state = self.wake.wait(state).expect("no thread panics while it holds the state lock");
-        }
+        let mut state = self.at_peace()?;
         self.check()?;
         if state.moved {
             return Ok(Err(operations));
