@@ -15,7 +15,6 @@ const LINES_MAX: usize = 500;
 /// Those that do, and why.
 const LONG: &[(&str, &str)] = &[
     ("format.rs", "one file is the format"),
-    ("commit.rs", "the whole commit protocol, in the order of its steps"),
     ("recovery.rs", "the whole of recovery, in the order of its steps"),
     ("compact.rs", "the whole of compaction, in the order of its steps"),
     ("verify.rs", "one check after another"),

@@ -11,13 +11,14 @@
 //!
 //! Where the disk is full before the end, the parts so far are forgotten, in the index and in the log.
 
-use super::{Applied, Done, Plan, Records, State, Writer, lock};
+use super::decide::Plan;
+use super::{Applied, Done, State, Writer, lock};
 use crate::batch::{Operation, Operations};
 use crate::commit::{Durability, RESERVED_LOG_BYTES};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, live};
-use crate::graph::{Changes, Left, Removed};
+use crate::graph::{Changes, Left, Records, Removed};
 use crate::log::{CommitFields, encode_part, group_bytes};
 use crate::map::Map;
 use crate::medium::Medium;

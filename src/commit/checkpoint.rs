@@ -1,0 +1,149 @@
+//! Checkpoints, what they are needed for, and pauses.
+//!
+//! # A checkpoint (rule R9)
+//!
+//! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
+//! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
+//! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
+//! One that is due by what was committed goes on in a thread of its own, beside further commits; these are
+//! slowed down where the next one is due before it has ended, and wait where even that does not do.
+//!
+//! # The first name
+//!
+//! A blobpack that does not know names would take the first name frame for the log's end, and cut off what follows. So
+//! before a batch that sets a name is decided, both superblocks carry [`features::NAMES`] and are durable: two
+//! checkpoints, once in the life of a pack. A crash between them, or before the first name, leaves a pack whose flag
+//! promises more than it holds, which costs nothing; there is never a name that no superblock announces.
+
+use zerocopy::little_endian::U64;
+
+use super::{Durability, Writer, lock};
+use crate::error::{Error, Result};
+use crate::format::{Offset, Superblock, directory_bytes, features};
+use crate::medium::Medium;
+use crate::space::sync_regions;
+use crate::superblock::{Superblocks, next_superblock};
+use crate::sync::Ordering;
+
+impl<M: Medium> Writer<M> {
+    /// Sees to it that both superblocks say that there may be names.
+    pub(super) fn announce_names(&self) -> Result<()> {
+        let both = |superblocks: &Superblocks| {
+            let says = |superblock: &Superblock| superblock.incompatible.get() & features::NAMES != 0;
+            says(&superblocks.newest) && superblocks.older.as_ref().is_some_and(says)
+        };
+        if self.announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut superblocks = lock(&self.superblocks);
+        while !both(&superblocks) {
+            self.checkpoint_unless_poisoned(&mut superblocks, features::NAMES)?;
+        }
+        self.announced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether `times` as much was committed since the last checkpoint began as one is due after.
+    pub fn is_checkpoint_due(&self, times: u64) -> bool {
+        let state = lock(&self.state);
+        let tuning = &self.settings.tuning;
+        let records = state.counters.records();
+        state.images_since_checkpoint / times >= tuning.checkpoint_images.max(records / 4)
+            || state.bytes_since_checkpoint / times >= tuning.checkpoint_bytes
+                && self.settings.durability == Durability::Process
+    }
+
+    /// What was committed so far is left to a checkpoint that begins in a moment.
+    pub fn count_anew(&self) {
+        let mut state = lock(&self.state);
+        (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+    }
+
+    /// Makes the index durable as of now, so that nothing before has to be replayed. Of a pack that a compaction has
+    /// replaced nothing is needed any more.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.check()?;
+        let mut superblocks = lock(&self.superblocks);
+        if lock(&self.state).moved {
+            return Ok(());
+        }
+        self.checkpoint_unless_poisoned(&mut superblocks, 0)
+    }
+
+    fn checkpoint_unless_poisoned(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
+        let result = self.checkpoint_with(superblocks, features);
+        match &result {
+            // Nothing was begun.
+            Err(Error::NoSpace { .. } | Error::LimitReached { .. }) | Ok(()) => {}
+            Err(error) => self.poison(error),
+        }
+        result
+    }
+
+    /// A checkpoint whose superblock has these incompatible features besides those that it has; with any, also where
+    /// nothing has changed since the last one.
+    fn checkpoint_with(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
+        let sequence = superblocks.newest.sequence.get() + 1;
+        let (fresh, next) = {
+            let mut state = lock(&self.state);
+            (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+            let mut applied = lock(&self.applied);
+            // A batch may have failed halfway into the index just now.
+            self.check()?;
+            let mut space = lock(&self.space);
+            if applied.tail.at.0 == superblocks.newest.tail.get() && features == 0 {
+                return Ok(());
+            }
+            // Batches on their way were promised no copies of segments that were new when they were decided, and old
+            // from here on.
+            let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
+            let copies = space.copies_of_new(images);
+            if copies > 0 {
+                // The directory that they were promised room for may be the one that is frozen now.
+                space.reserve_directories(self.medium.as_ref(), directory_bytes(state.depth_promised))?;
+                space.promise(self.medium.as_ref(), copies, 0)?;
+                let ticket = state.ticket;
+                state.overtaken.push((ticket, copies));
+            }
+            drop(state);
+            let frozen = applied.table.freeze(sequence);
+            let mut fresh = space.freeze();
+            fresh.extend(frozen.dirty);
+            let mut next = next_superblock(&superblocks.newest, &applied.tail, &space, frozen.live, applied.counters);
+            next.incompatible = U64::new(next.incompatible.get() | features);
+            (fresh, next)
+        };
+        if self.settings.durability == Durability::Process {
+            self.medium.sync_all().map_err(|e| Error::io("sync the log", self.medium.path(), e))?;
+        }
+        sync_regions(self.medium.as_ref(), fresh, "sync the index")?;
+        superblocks.write(self.medium.as_ref(), next)?;
+        // Only now: a commit that names a superblock vouches for it.
+        let mut state = lock(&self.state);
+        state.sequence = sequence;
+        state.durable_upto = state.durable_upto.max(Offset(next.tail.get()));
+        drop(state);
+        lock(&self.space).release_retired(superblocks.oldest());
+        Ok(())
+    }
+
+    /// Waits until nothing is on its way, then runs `work` while nothing new can be decided. Where that says `true` the
+    /// pack counts as replaced: whoever wants to commit is sent on. Where it was replaced before, nothing is run:
+    /// `false`.
+    ///
+    /// # Errors
+    /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.
+    pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<bool> {
+        let superblocks = lock(&self.superblocks);
+        let mut state = self.at_peace()?;
+        if state.moved {
+            return Ok(false);
+        }
+        let (writers, staged) = (self.open_writers.load(Ordering::Acquire), self.staged.load(Ordering::Acquire));
+        if alone && writers + staged > 0 {
+            return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
+        }
+        state.moved = work(&superblocks)?;
+        Ok(true)
+    }
+}

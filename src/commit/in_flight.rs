@@ -1,0 +1,176 @@
+//! The records as the next batch finds them: the index, and what is on its way into it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::State;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::Offset;
+use crate::graph::{Outcome, Records};
+use crate::medium::Medium;
+use crate::name::Name;
+use crate::record::{BlobRecord, Key, LinkRecord, NameRecord, Neighbour, Record};
+use crate::source::Source;
+
+/// Records on their way into the index, by key. `None` is one that is going.
+#[derive(Default)]
+pub(super) struct InFlight {
+    /// Decided and not applied; those before `mapped` are in the maps.
+    pub(super) waiting: Vec<(u64, Arc<Outcome>)>,
+    pub(super) mapped: usize,
+    pub(super) blobs: HashMap<Digest, (u64, Option<BlobRecord>), RandomState>,
+    pub(super) ids: HashMap<Offset, (u64, Digest), RandomState>,
+    pub(super) links: HashMap<(Offset, Offset), (u64, Option<LinkRecord>), RandomState>,
+    /// Names and the anchor by their ids; the ids by the names.
+    pub(super) names: HashMap<Offset, (u64, Option<NameRecord>), RandomState>,
+    pub(super) texts: HashMap<Name, (u64, Option<Offset>), RandomState>,
+}
+
+impl InFlight {
+    /// Puts what waits into the maps. Left until another batch is decided: a single caller never needs it.
+    pub(super) fn map(&mut self) {
+        for (ticket, outcome) in &self.waiting[self.mapped..] {
+            for (image, digest) in outcome.iter() {
+                match (image.record, digest) {
+                    (Record::Blob(blob), Some(digest)) => {
+                        self.ids.insert(blob.id, (*ticket, *digest));
+                        let now = self.blobs.entry(*digest).or_insert((*ticket, None));
+                        // A digest that died and came back in one batch has two images: the living one counts.
+                        if !image.removed {
+                            *now = (*ticket, Some(blob));
+                        } else if now.0 != *ticket || now.1.is_none_or(|other| other.id == blob.id) {
+                            *now = (*ticket, None);
+                        }
+                    }
+                    (Record::Link(link), _) => {
+                        let state = (!image.removed).then_some(link);
+                        self.links.insert((link.from, link.to), (*ticket, state));
+                    }
+                    (Record::Name(name), _) => {
+                        self.names.insert(name.id, (*ticket, (!image.removed).then_some(name)));
+                    }
+                    (Record::Blob(_), None) => {}
+                }
+            }
+            for (name, id) in &outcome.names {
+                self.texts.insert(name.clone(), (*ticket, *id));
+            }
+        }
+        self.mapped = self.waiting.len();
+    }
+
+    /// Forgets what is in the index now, up to this ticket.
+    pub(super) fn forget(&mut self, upto: u64) {
+        let applied = self.waiting.iter().take_while(|(ticket, _)| *ticket <= upto).count();
+        for (ticket, outcome) in self.waiting.drain(..applied).take(self.mapped) {
+            for (image, digest) in outcome.iter() {
+                match (image.record, digest) {
+                    (Record::Blob(blob), Some(digest)) => {
+                        if self.ids.get(&blob.id).is_some_and(|entry| entry.0 == ticket) {
+                            self.ids.remove(&blob.id);
+                        }
+                        if self.blobs.get(digest).is_some_and(|entry| entry.0 == ticket) {
+                            self.blobs.remove(digest);
+                        }
+                    }
+                    (Record::Link(link), _) => {
+                        let key = (link.from, link.to);
+                        if self.links.get(&key).is_some_and(|entry| entry.0 == ticket) {
+                            self.links.remove(&key);
+                        }
+                    }
+                    (Record::Name(name), _) => {
+                        if self.names.get(&name.id).is_some_and(|entry| entry.0 == ticket) {
+                            self.names.remove(&name.id);
+                        }
+                    }
+                    (Record::Blob(_), None) => {}
+                }
+            }
+            for (name, _) in &outcome.names {
+                if self.texts.get(name).is_some_and(|entry| entry.0 == ticket) {
+                    self.texts.remove(name);
+                }
+            }
+        }
+        self.mapped = self.mapped.saturating_sub(applied);
+    }
+}
+
+/// The records as the next batch finds them.
+pub(super) struct Current<'a, M: Medium> {
+    pub(super) state: &'a State,
+    pub(super) source: &'a Source<M>,
+}
+
+impl<M: Medium> Records for Current<'_, M> {
+    fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>> {
+        match self.state.in_flight.blobs.get(digest) {
+            Some((_, blob)) => Ok(*blob),
+            None => self.source.ask(|view| view.blob_record(digest)),
+        }
+    }
+
+    fn blob_by_id(&self, id: Offset) -> Result<(BlobRecord, Digest)> {
+        let digest = match self.state.in_flight.ids.get(&id) {
+            Some((_, digest)) => *digest,
+            None => self.source.ask(|view| view.digest_at(id))?,
+        };
+        match self.blob(&digest)? {
+            Some(blob) if blob.id == id => Ok((blob, digest)),
+            _ => Err(self.damaged(id, "a list of links names a blob that has no record")),
+        }
+    }
+
+    fn link(&self, from: Offset, to: Offset) -> Result<Option<LinkRecord>> {
+        if let Some((_, link)) = self.state.in_flight.links.get(&(from, to)) {
+            return Ok(*link);
+        }
+        let tag = self.link_tag(from, to);
+        let record = self.source.ask(|view| view.record(Key::Link(from, to), tag))?;
+        Ok(record.and_then(|record| match record {
+            Record::Link(link) => Some(link),
+            Record::Blob(_) | Record::Name(_) => None,
+        }))
+    }
+
+    fn link_tag(&self, from: Offset, to: Offset) -> u64 {
+        self.source.tagger().of_link(from, to)
+    }
+
+    fn name(&self, name: &Name) -> Result<Option<NameRecord>> {
+        let in_flight = &self.state.in_flight;
+        let id = match in_flight.texts.get(name) {
+            Some((_, Some(id))) => *id,
+            Some((_, None)) => return Ok(None),
+            None => match self.source.ask(|view| view.name_record(name))? {
+                // Its neighbours, or it itself, may be on their way.
+                Some(record) if !in_flight.names.contains_key(&record.id) => return Ok(Some(record)),
+                Some(record) => record.id,
+                None => return Ok(None),
+            },
+        };
+        self.name_at(Neighbour { id, tag: self.source.tagger().of_name(name.as_str()) })
+    }
+
+    fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>> {
+        match self.state.in_flight.names.get(&place.id) {
+            Some((_, name)) => Ok(*name),
+            None => self.source.ask(|view| view.ring_record(place)),
+        }
+    }
+
+    fn anchor_tag(&self) -> u64 {
+        self.source.tagger().of_name("")
+    }
+
+    fn damaged(&self, at: Offset, what: &str) -> Error {
+        Error::damaged(self.source.medium().path(), at.0, what)
+    }
+}
+
+#[cfg(test)]
+mod tests;
