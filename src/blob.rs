@@ -204,7 +204,7 @@ pub(crate) fn adjoin(one: &BlobRecord, other: &BlobRecord) -> bool {
     one.id.checked_add(one.frame_bytes()) == Some(other.id)
 }
 
-/// Reads a payload with system calls, piece by piece, and computes its digest (rule R11).
+/// Reads a payload with system calls, piece by piece, and computes its digest.
 pub(crate) fn digest_by_read<M: Medium>(
     medium: &M,
     algorithm: crate::digest::Algorithm,

@@ -1,10 +1,10 @@
 //! The commit protocol: from operations to durable, visible state.
 //!
-//! # The order (rule R1)
+//! # The order
 //!
 //! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus*
 //!    what is on its way into it. Space for all that follows is reserved here; a full disk is an error with nothing
-//!    changed (R8). The batch gets its place in the log.
+//!    changed. The batch gets its place in the log.
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
 //!    then the commit frame, contiguous, in one call. Those who were told of the last group are given a moment to come
 //!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves
@@ -12,7 +12,7 @@
 //!    told anything.
 //! 3. **Sync** the range, in the same call (`RWF_DSYNC`). The blobs of extents are synced before step 1, all of a
 //!    batch in one go, so a commit never vouches for bytes that are not durable; for the small blobs it carries
-//!    checksums (R7). A crash after this: recovery finds the whole commit and applies it. Nobody was told, and that is
+//!    checksums. A crash after this: recovery finds the whole commit and applies it. Nobody was told, and that is
 //!    allowed: a batch is whole or not there. A small group that begins a chunk of the log writes zeros up to its end
 //!    with it, where the file system overwrites in place: those that follow are durable in half the time.
 //! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names;
@@ -21,7 +21,7 @@
 //!
 //! With [`Durability::Process`] step 3 is left to the next checkpoint.
 //!
-//! A failure in 2, 3 or 4, in the sync of extents before step 1, or in a checkpoint, poisons the writer (R3): nothing
+//! A failure in 2, 3 or 4, in the sync of extents before step 1, or in a checkpoint, poisons the writer: nothing
 //! more is written or acknowledged. Reads go on, from an index in memory that is made of the last checkpoint and the
 //! log: that in the file may be changed by half, and after a failed sync the system may drop what it had of it.
 //!
@@ -315,7 +315,7 @@ impl<M: Medium> Writer<M> {
         }
     }
 
-    /// Nothing more is written through this handle (rule R3): from now on, whatever this has to wait for.
+    /// Nothing more is written through this handle: from now on, whatever this has to wait for.
     pub fn poison(&self, error: &Error) {
         // The first failure is the cause; later ones follow from it.
         if self.poison.set(error.to_string()).is_ok() {

@@ -1,4 +1,4 @@
-//! Compaction: a new file with the live blobs alone, in the place of the old one (rule R10).
+//! Compaction: a new file with the live blobs alone, in the place of the old one.
 //!
 //! 1. Nothing may be on its way: no open writer, no staged blob. New commits wait.
 //! 2. The need is worked out from the index and stated if the disk can't give it.

@@ -2,7 +2,7 @@
 //!
 //! A commit frame names the commit before it, by offset and checksum, and carries an epoch that only grows; a chunk
 //! that is full ends in a jump to the next. So the walk from a superblock's tail knows the first frame that does not
-//! belong (rule R6), and the walk backwards from the newest commit reaches the pack's first (rule R16).
+//! belong, and the walk backwards from the newest commit reaches the pack's first.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};

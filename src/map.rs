@@ -1,7 +1,7 @@
 //! The memory that a pack is read through: a shared map of the file, or plain memory that stands in for one.
 //!
-//! A map never moves and never shrinks, and whoever borrows from it keeps it alive. Two kinds of bytes lie in it, and
-//! the rules R12 and R13 keep them apart: what was committed never changes again and is lent out as `&[u8]`; what does
+//! A map never moves and never shrinks, and whoever borrows from it keeps it alive. Two kinds of bytes lie in it,
+//! which are kept apart: what was committed never changes again and is lent out as `&[u8]`; what does
 //! change (segments, directories, the live page) is only ever reached as [`Word`].
 //!
 //! Three things end a process here that no check in it can prevent, and all need a program that ignores the contract of

@@ -1,4 +1,4 @@
-//! Opening: finding the log's end, telling a torn tail from damage, and bringing the index up to it (rules R5 to R7).
+//! Opening: finding the log's end, telling a torn tail from damage, and bringing the index up to it.
 //!
 //! The steps, and what a crash after each leaves:
 //!
@@ -159,7 +159,7 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     Ok((view, Start { superblocks, table, space, tail }, scan.report))
 }
 
-/// Sees to it that what is written over on a full disk too needs no space (R8): in a copy of a pack there may be holes
+/// Sees to it that what is written over on a full disk too needs no space: in a copy of a pack there may be holes
 /// there, or blocks that it shares with the original.
 fn make_private<M: Medium>(medium: &M, tail: &Tail, file_bytes: u64) -> Result<()> {
     let log = tail.at.0 & !(PAGE_BYTES - 1);
@@ -469,7 +469,7 @@ fn is_of_this_host<M: Medium>(view: &View<M>) -> Result<bool> {
     Ok(host[..2] != [0, 0] && there.eq(host))
 }
 
-/// Writes the part of the log that may be in the page cache only once more, and syncs it (R5).
+/// Writes the part of the log that may be in the page cache only once more, and syncs it.
 fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
     let vouched = scan.vouched();
     let io = |e| Error::io("write the log again", medium.path(), e);
@@ -626,7 +626,7 @@ impl Scan {
         Ok(true)
     }
 
-    /// One sync may persist a commit without its blobs (R7): the first group that no later commit vouches for and whose
+    /// One sync may persist a commit without its blobs: the first group that no later commit vouches for and whose
     /// payloads fail their checksums is the end of the log.
     fn cut_at_torn_payload<M: Medium>(&mut self, medium: &M, marker: u64, file_bytes: u64) -> Result<()> {
         let vouched = self.vouched();
@@ -647,7 +647,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Looks behind the log's end for commits that say that more was durable (R6): in the rest of the chunk, at each
+    /// Looks behind the log's end for commits that say that more was durable: in the rest of the chunk, at each
     /// position where a chunk can stand, and where a jump leads that was found so. Nothing found here is ever replayed.
     fn look_for_evidence<M: Medium>(
         &mut self,

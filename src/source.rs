@@ -1,4 +1,4 @@
-//! Where readers get their view, and how a read-only handle follows what other processes do (rule R14).
+//! Where readers get their view, and how a read-only handle follows what other processes do.
 
 use std::sync::{Arc, Weak};
 

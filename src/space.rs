@@ -1,4 +1,4 @@
-//! Who owns which bytes (rules R4 and R8).
+//! Who owns which bytes.
 //!
 //! There is one allocator, at the end of the file. Log chunks and extents are given out once; index regions come in
 //! runs and are used again for their own kind, once nothing names them: neither a superblock, nor a checkpoint in

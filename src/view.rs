@@ -2,7 +2,7 @@
 //! bounds both.
 //!
 //! A view checks every offset against the file's length as the system tells it, not against the map, which is longer
-//! than the file (rule R12). The length is asked again when an offset lies beyond the one known.
+//! than the file. The length is asked again when an offset lies beyond the one known.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::medium::Medium;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering, Word};
 
-/// The regions of a reader that recovers for itself: offsets from `start` on lie in memory (rule R14).
+/// The regions of a reader that recovers for itself: offsets from `start` on lie in memory.
 struct Overlay {
     map: Arc<Map>,
     start: u64,
@@ -247,7 +247,7 @@ impl<M: Medium> View<M> {
         self.map.prefetch(offset);
     }
 
-    /// Reads with a system call, so that an unreadable sector is an error and not a signal (rule R11).
+    /// Reads with a system call, so that an unreadable sector is an error and not a signal.
     pub fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
         self.medium.read_at(offset, buffer)
     }

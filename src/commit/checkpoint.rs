@@ -1,6 +1,6 @@
 //! Checkpoints, what they are needed for, and pauses.
 //!
-//! # A checkpoint (rule R9)
+//! # A checkpoint
 //!
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
 //! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the

@@ -69,8 +69,8 @@ impl Removed {
 }
 
 impl<R: Records> Changes<'_, R> {
-    /// Removes a blob that has no references left, its links out, and whatever has no references left then (rule R18:
-    /// with a worklist). A blob comes onto the list when its last parent is gone, so parents are removed first.
+    /// Removes a blob that has no references left, its links out, and whatever has no references left then,
+    /// with a worklist. A blob comes onto the list when its last parent is gone, so parents are removed first.
     pub(super) fn remove(&mut self, first: usize) -> Result<Removed> {
         self.cascade(vec![first], None)
     }

@@ -26,7 +26,7 @@
 //! An operation that is refused changes nothing. After any other error (damage, a failed read) the changes may be half
 //! made: the whole batch has to be thrown away.
 //!
-//! What comes from [`Records`] may be damaged (rule R15): counts and neighbours that contradict one another are an
+//! What comes from [`Records`] may be damaged: counts and neighbours that contradict one another are an
 //! error, and no walk over a list is longer than the count that belongs to it.
 
 mod cascade;

@@ -4,7 +4,7 @@
 //! [`ring`] reads all names, [`segments`] everything. [`table`] is that writer, [`room`] says what it may need.
 //! [`tag`] is the keyed hash of all.
 //!
-//! # The protocol between them (rules R4 and R13)
+//! # The protocol between them
 //!
 //! * A reader loads the live word, the directory's entry, then the slots, each with acquire ordering; the writer makes
 //!   each store with release ordering, so a reader that saw a store sees all that were made before it.

@@ -161,7 +161,7 @@ fn probes(home: u32, slots: u32) -> impl Iterator<Item = u32> {
 
 impl<M: Medium> View<M> {
     /// Finds the blob with this digest: one directory entry, on average less than two slots, and the frame's header,
-    /// which must agree (rule R11).
+    /// which must agree.
     pub fn find_blob(&self, digest: &Digest) -> Answer<Option<Found>> {
         self.search(self.tagger().of_blob(digest), false, |slot, _| self.check_blob(digest, slot))
     }

@@ -15,7 +15,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 impl<M: Medium> View<M> {
     /// Calls `each` with every segment that the directory names, once: where it is, and its records or why there are
     /// none. What lies in the file is read with system calls before it is looked at through the map, so an unreadable
-    /// sector is an error and not a signal (rule R11).
+    /// sector is an error and not a signal.
     pub fn each_segment(&self, mut each: impl FnMut(Offset, Answer<Vec<Record>>) -> Result<()>) -> Result<()> {
         let live = self.live();
         self.check_readable(live.directory, 8 << live.depth)?;

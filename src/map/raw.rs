@@ -60,8 +60,8 @@ impl Map {
     /// file.
     ///
     /// Loads and stores beyond the file's end, rounded up to a page, are `SIGBUS`, so callers check each offset against
-    /// a length from `fstat`, which is good for ever, because the file is never shrunk (R12). So is a store into a hole
-    /// when the disk is full (R8). Without `write` every store is `SIGSEGV`.
+    /// a length from `fstat`, which is good for ever, because the file is never shrunk. So is a store into a hole
+    /// when the disk is full. Without `write` every store is `SIGSEGV`.
     ///
     /// No advice is given to the kernel: `MADV_RANDOM` would spare a cold point read its read-around, but a large blob
     /// that is read through the map would then fault in page by page.
@@ -110,7 +110,7 @@ impl Map {
     /// `length` bytes from `offset` on; `None` beyond the map.
     ///
     /// The caller asks only for ranges that were committed: those are written once, before anybody learns of them, and
-    /// never again (R12; recovery rewrites some with identical bytes). Mutable ranges go by [`word`](Map::word) (R13),
+    /// never again (recovery rewrites some with identical bytes). Mutable ranges go by [`word`](Map::word),
     /// bytes that are not trusted yet, in a file that may be damaged, by `pread`.
     #[inline]
     #[must_use]

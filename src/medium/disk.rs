@@ -52,7 +52,7 @@ pub struct Disk {
     length_seen: AtomicU64,
     /// The kernel or the file system does not know `RWF_DSYNC`.
     syncs_apart: AtomicBool,
-    /// A store through the map could find the disk full (R8).
+    /// A store through the map could find the disk full.
     stores_by_pwrite: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! The one door to the disk (rule R19).
+//! The one door to the disk.
 //!
 //! Every read-write call on a pack and every store into its mapped index goes through a [`Medium`]. [`Disk`] makes the
 //! system calls and costs nothing over them; [`Sim`] keeps files in memory and records each step, so that a test can
@@ -103,7 +103,7 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// word. `offset` is a multiple of 8.
     ///
     /// The range was [allocated](Medium::allocate) (and not punched since): a store into a hole is `SIGBUS` when the
-    /// disk is full (R8). Where preallocation is no guarantee (anything but ext2/3/4 and tmpfs) the words go by
+    /// disk is full. Where preallocation is no guarantee (anything but ext2/3/4 and tmpfs) the words go by
     /// `pwrite`: then the order holds for the first word only, and a load of another may be torn.
     fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()>;
 

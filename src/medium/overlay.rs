@@ -1,4 +1,4 @@
-//! A medium whose new regions are memory: a reader without a writer recovers on it (rule R14). What lies before `start`
+//! A medium whose new regions are memory: a reader without a writer recovers on it. What lies before `start`
 //! is read from the medium below and never written.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Regions that stores find room in on a full disk too (rule R8).
+//! Regions that stores find room in on a full disk too.
 //!
 //! On most file systems that is so for all that was allocated. Where files share blocks, a region from before the pack
 //! was opened may be one that a copy shares with its original: then a store takes space. Such regions are made the

@@ -1,4 +1,4 @@
-//! Names: where a path leads, files that have no name yet, and how they get one (R10).
+//! Names: where a path leads, files that have no name yet, and how they get one.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -1,6 +1,6 @@
 //! The writer's lock: `flock` on a descriptor of its own.
 //!
-//! The descriptor is never mapped, as a map would keep the lock beyond its closing (R14). It is closed, not unlocked: a
+//! The descriptor is never mapped, as a map would keep the lock beyond its closing. It is closed, not unlocked: a
 //! child that the process forked shares it, and must not be able to end the parent's lock by dropping its copy.
 //!
 //! The mark on the lock is another kind of lock on the same descriptor, so that the two go together: the kernel lets go
