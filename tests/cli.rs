@@ -537,6 +537,23 @@ fn ls_lists_in_one_order_and_goes_on_where_it_was_cut_off() {
 }
 
 #[test]
+fn stat_lists_links_in_the_order_in_which_they_were_made() {
+    let place = Place::new();
+    let index = place.put(b"index");
+    let parts = [b"one", b"two", b"six"].map(|part| place.put(part));
+    for part in &parts {
+        place.text(["link", "store.pack", "--to", part, "--from", &index]);
+    }
+    assert_eq!(place.json(["stat", "--json", "store.pack", &index])["links"], serde_json::json!(parts));
+    let text = place.text(["stat", "store.pack", &index]);
+    let listed: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("links to      ")).collect();
+    assert_eq!(listed, parts);
+    let tree = place.text(["tree", "store.pack", &index]);
+    let at = parts.map(|part| tree.find(&part[..23]).unwrap());
+    assert!(at.is_sorted(), "{tree}");
+}
+
+#[test]
 fn stat_of_the_pack_and_of_a_blob() {
     let place = Place::new();
     let (to, from) = place.linked();

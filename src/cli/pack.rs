@@ -135,9 +135,9 @@ pub struct Detail {
     pub size: u64,
     /// How many references there are to it.
     pub ref_count: u64,
-    /// What it links to.
+    /// What it links to, in the order in which the links were made.
     pub links: Vec<Digest>,
-    /// What links to it.
+    /// What links to it, likewise.
     pub referrers: Vec<Digest>,
 }
 
@@ -145,8 +145,10 @@ impl Detail {
     /// Looks a blob up.
     pub fn of(store: &Store, digest: &Digest) -> Result<Detail, Error> {
         let Descriptor { digest, size, ref_count, .. } = store.descriptor(digest)?;
-        let links = store.links(&digest)?.collect::<Result<_, _>>()?;
-        let referrers = store.referrers(&digest)?.collect::<Result<_, _>>()?;
+        let mut links: Vec<_> = store.links(&digest)?.collect::<Result<_, _>>()?;
+        let mut referrers: Vec<_> = store.referrers(&digest)?.collect::<Result<_, _>>()?;
+        links.reverse();
+        referrers.reverse();
         Ok(Detail { digest, size, ref_count, links, referrers })
     }
 

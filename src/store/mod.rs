@@ -317,7 +317,7 @@ impl<M: Medium> Store<M> {
         Descriptors::new(self.shared.clone(), Some(*digest))
     }
 
-    /// The blobs that this one links to.
+    /// The blobs that this one links to; the newest link comes first.
     ///
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
@@ -325,7 +325,7 @@ impl<M: Medium> Store<M> {
         self.list_links(digest, true)
     }
 
-    /// The blobs that link to this one: who keeps it alive.
+    /// The blobs that link to this one, who keep it alive; the newest link comes first.
     ///
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
