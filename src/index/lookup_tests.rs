@@ -8,7 +8,9 @@ use zerocopy::IntoBytes;
 use super::tests::index_in;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
-use crate::format::{BlobHeader, Entry, FrameHeader, Kind, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64};
+use crate::format::{
+    BlobHeader, Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
+};
 use crate::index::probe::{Found, Stop, directory_index};
 use crate::index::table::Table;
 use crate::log::seal_name;
@@ -443,9 +445,14 @@ fn a_ring_of_names_that_is_broken_anywhere_is_not_taken_for_a_short_one() {
             assert!(is_damage(pack.view.names(true)), "{number}");
             assert!(is_damage(view.names(false)), "{number}");
             assert_eq!(view.medium().pauses(), pauses, "nobody is waited for");
-            assert!(matches!(pack.view.names(false), Err(Stop::Busy)), "{number}");
         }
     }
+    let mut pack = Pack::new(63);
+    let records = ring(&mut pack, &["newest", "oldest"]);
+    pack.apply(Record::Name(NameRecord { previous: records[2].place(), ..records[1] }), false);
+    let pauses = pack.view.medium().pauses();
+    assert!(matches!(pack.view.names(false), Err(Stop::Busy)));
+    assert!(pack.view.medium().pauses() > pauses + 900);
     // A text that can't be read is damage, whoever changes names.
     let mut pack = Pack::new(63);
     let records = ring(&mut pack, &["newest", "oldest"]);
@@ -500,4 +507,19 @@ fn each_segment_is_looked_at_once_and_one_that_is_damaged_does_not_end_the_walk(
         pack.directory.set_unreadable("index", directory..directory + 1);
         assert!(matches!(walk(&pack.private()), Err(Error::Io { .. })));
     }
+}
+
+#[test]
+fn all_of_a_large_directory_is_read_before_it_is_looked_at() {
+    let pack = Pack::new(63);
+    let entry = pack.view.word(pack.view.live().directory).unwrap();
+    let (directory, depth) = (Offset(32 << 20), 18);
+    pack.view.medium().allocate(directory, 8 << depth).unwrap();
+    pack.write(directory.0, &entry.to_le_bytes().repeat(1 << depth));
+    pack.view.medium().store(live::WORD, &[LiveWord { directory, depth, switches: 1 }.pack()]).unwrap();
+    let view = pack.view.renewed().unwrap();
+    view.check_index_readable().unwrap();
+    let last = directory.0 + (8 << depth) - 1;
+    pack.directory.set_unreadable("index", last..last + 1);
+    assert!(matches!(view.check_index_readable(), Err(Error::Io { .. })));
 }

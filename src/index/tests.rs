@@ -9,11 +9,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::error::Error;
 use crate::format::{
     Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, VERSION,
-    to_usize,
+    directory_bytes, to_usize,
 };
 use crate::index::probe::{Stop, directory_index};
 use crate::index::room::Room;
-use crate::index::table::{Images, Table};
+use crate::index::table::{Builder, Images, Table, built};
 use crate::index::tag::Tagger;
 use crate::medium::{Medium, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image, Key, LinkRecord, Record};
@@ -123,6 +123,56 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     check(&view, &model, &gone);
     let events = table.events;
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
+}
+
+/// A compaction makes a whole index of records in the order of their tags, and knows before how large it will be.
+#[test]
+fn an_index_that_is_built_at_once_holds_all_and_is_as_large_as_was_said() {
+    let tagger = Tagger::new(&identity().secret);
+    let shapes = [(4, 0, 9), (4, 0, 0), (4, 0, 3), (4, 3, 30), (63, 0, 40), (63, 2, 80), (63, 3, 2)];
+    for (slots, depth, count) in shapes.into_iter().take(if cfg!(miri) { 1 } else { 7 }) {
+        let (view, mut space, _) = index_of(slots);
+        let medium = view.medium().clone();
+        let mut records: Vec<Record> = (1..=count).map(|number| link(&tagger, number, 640, 0)).collect();
+        records.sort_by_key(Record::tag);
+        let tags: Vec<u64> = records.iter().map(Record::tag).collect();
+        let (segments, deepest) = built(slots, depth, &tags).unwrap();
+        let mut builder = Builder::new(medium.as_ref(), &mut space, slots, depth, 9).unwrap();
+        for record in &records {
+            builder.push(medium.as_ref(), &mut space, record).unwrap();
+        }
+        let mut table = builder.finish(medium.as_ref(), &mut space).unwrap();
+        table.publish(&view).unwrap();
+        let mut model: HashMap<Key, Record> = records.iter().map(|record| (record.key(), *record)).collect();
+        check(&view, &model, &[]);
+        let (mut next, mut walked) = (Some(0), 0);
+        while let Some(tag) = next {
+            (next, walked) = (view.records_from(tag).unwrap().1, walked + 1);
+        }
+        assert_eq!((walked, view.live().depth), (segments, deepest));
+        assert!(deepest > depth || segments == 1 << depth, "no more than was asked for");
+        let frozen = table.freeze(3);
+        let synced: u64 = frozen.dirty.iter().map(|region| region.bytes).sum();
+        assert_eq!(synced, segments * PAGE_BYTES + directory_bytes(deepest), "all of it");
+        for number in 1..60 {
+            let record = link(&tagger, number, 640, 1);
+            table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+            model.insert(record.key(), record);
+        }
+        check(&view, &model, &[]);
+    }
+    // More with one tag than a segment has slots.
+    assert_eq!(built(4, 0, &[7; 5]), None);
+    let (view, mut space, _) = index();
+    let medium = view.medium().as_ref();
+    let mut builder = Builder::new(medium, &mut space, SLOTS, 0, 9).unwrap();
+    let Record::Link(one) = link(&tagger, 1, 640, 0) else { unreachable!("it is a link") };
+    for number in 1..6 {
+        let record = Record::Link(LinkRecord { tag: 7, from: Offset(number), ..one });
+        builder.push(medium, &mut space, &record).unwrap();
+    }
+    let error = builder.finish(medium, &mut space).err().unwrap();
+    assert!(error.to_string().contains("too many records with one tag"), "{error}");
 }
 
 /// A recovery puts many images into the index at once. Whether their segments are frozen, its own or split meanwhile,
