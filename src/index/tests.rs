@@ -125,6 +125,71 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
 }
 
+#[test]
+fn what_happens_to_an_index_is_counted_and_what_is_new_in_it_is_synced() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let mut put = |table: &mut Table, number, mark| {
+        let record = link(&tagger, number, 640, mark);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        assert_eq!(view.record(record.key(), record.tag()).unwrap(), Some(record));
+    };
+    let synced = |table: &mut Table, sequence| {
+        let frozen = table.freeze(sequence);
+        assert_eq!(frozen.live, table.live());
+        frozen.dirty.iter().map(|region| region.bytes).sum::<u64>()
+    };
+    assert_eq!((synced(&mut table, 1), synced(&mut table, 2)), (2 * PAGE_BYTES, 0), "a segment and a directory");
+    table.continue_switches(0x5ff_fffe);
+    assert_eq!(table.live().switches, 0xff_fffe);
+    for (number, switches) in [(1, 0xff_ffff), (2, 0), (3, 1)] {
+        // The first change copies, the second one is stored into the copy.
+        put(&mut table, 1, 2 * number);
+        put(&mut table, 1, 2 * number + 1);
+        assert_eq!(table.live().switches, switches);
+        assert_eq!((table.events.copies, table.events.splits, table.events.doublings), (number, 0, 0));
+        assert_eq!(synced(&mut table, 2 + number), 2 * PAGE_BYTES);
+    }
+    for number in 2..if cfg!(miri) { 10 } else { 60 } {
+        put(&mut table, number, 0);
+    }
+    let (mut next, mut segments) = (Some(0), 0);
+    while let Some(tag) = next {
+        (next, segments) = (view.records_from(tag).unwrap().1, segments + 1);
+    }
+    assert!(segments > 1);
+    assert_eq!((table.events.splits, table.events.doublings), (segments - 1, u64::from(table.live().depth)));
+}
+
+/// A batch that may still fail changes an index that nobody sees.
+#[test]
+fn what_is_changed_while_it_is_hidden_is_seen_when_it_is_published_or_never() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let mut put = |table: &mut Table, number| {
+        let record = link(&tagger, number, 640, 0);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+    };
+    let seen = |from: u64| {
+        let of = |number| link(&tagger, number, 640, 0);
+        (from..from + 20).filter(|&number| view.record(of(number).key(), of(number).tag()).unwrap().is_some()).count()
+    };
+    (0..20).for_each(|number| put(&mut table, number));
+    let (before, directory) = (table.live(), view.live());
+    let shown = table.hide(1);
+    (20..40).for_each(|number| put(&mut table, number));
+    assert_eq!((view.live(), seen(0), seen(20)), (directory, 20, 0));
+    table.show_again(shown);
+    assert_eq!(table.live(), before);
+    (40..60).for_each(|number| put(&mut table, number));
+    assert_eq!((seen(0), seen(20), seen(40)), (20, 0, 20), "from now on changes are seen at once");
+    table.hide(2);
+    (20..40).for_each(|number| put(&mut table, number));
+    assert_eq!(seen(20), 0);
+    table.publish(&view).unwrap();
+    assert_eq!((seen(0), seen(20), seen(40)), (20, 20, 20));
+}
+
 /// A compaction makes a whole index of records in the order of their tags, and knows before how large it will be.
 #[test]
 fn an_index_that_is_built_at_once_holds_all_and_is_as_large_as_was_said() {
@@ -365,6 +430,19 @@ fn what_images_may_need_is_known_before_they_come() {
             known.extend(images.iter().filter(|image| !image.removed).map(|image| image.record));
         }
         assert!(cfg!(miri) || exact > 100 && deeper > 0, "{slots} slots: {exact}, {deeper}");
+    }
+}
+
+/// To look at each of many would take longer than the commit.
+#[test]
+fn many_images_are_taken_for_spread_where_segments_have_the_usual_size() {
+    for (slots, count, is_planned) in [(63, 64, false), (63, 65, true), (20, 65, false)] {
+        let (view, _, table) = index_of(slots);
+        // All have one home, and it takes many bits to tell them apart.
+        let tags: Vec<u64> = (1..=count).map(|number| number << 33).collect();
+        let planned = Room { segments: 0, depth: 1 };
+        let room = view.room_for(table.live(), &tags, tags.len(), planned).unwrap();
+        assert_eq!(room == planned, is_planned, "{slots} slots, {count} images: {room:?}");
     }
 }
 
