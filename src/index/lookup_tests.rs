@@ -110,6 +110,14 @@ fn is_damage<T>(answer: Result<T, Stop>) -> bool {
     matches!(answer, Err(Stop::Failed(Error::Damaged(_))))
 }
 
+/// Where the damage is.
+fn damage_at<T>(answer: Result<T, Stop>) -> Option<u64> {
+    match answer {
+        Err(Stop::Failed(Error::Damaged(damage))) => Some(damage.offset),
+        _ => None,
+    }
+}
+
 #[test]
 fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
     for slots in [4, 63] {
@@ -248,6 +256,35 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
     }
 }
 
+/// A writer in the middle of a change has time to end it, and nobody waits for one that can't be there.
+#[test]
+fn what_makes_no_sense_is_looked_at_again_for_a_while_before_it_is_damage() {
+    let mut pack = Pack::new(63);
+    let (digest, found) = pack.put(1, Algorithm::Sha256);
+    pack.write(found.id.0, &[0]);
+    let pauses = |view: &View<Sim>, look: &dyn Fn(&View<Sim>)| {
+        let before = view.medium().pauses();
+        look(view);
+        view.medium().pauses() - before
+    };
+    let find = |view: &View<Sim>| assert!(is_damage(view.find_blob(&digest)));
+    assert_eq!((pauses(&pack.view, &find), pauses(&pack.private(), &find)), (85, 1));
+    let at = pack.segment(0);
+    let header = pack.view.word(Offset(at.0 + 40)).unwrap();
+    pack.view.medium().store(Offset(at.0 + 40), &[header ^ 1]).unwrap();
+    let walk = |view: &View<Sim>| assert_eq!(damage_at(view.records_from(0)), Some(at.0));
+    assert_eq!((pauses(&pack.view, &walk), pauses(&pack.private(), &walk)), (85, 1));
+    // An entry that leads out of the file.
+    let directory = pack.view.live().directory;
+    let entry = Entry::unpack(pack.view.word(directory).unwrap());
+    pack.view.medium().store(directory, &[Entry { segment: Offset(1 << 39), ..entry }.pack()]).unwrap();
+    let lost = |view: &View<Sim>| {
+        assert_eq!(damage_at(view.find_blob(&digest)), Some(directory.0));
+        assert_eq!(damage_at(view.records_from(0)), Some(directory.0));
+    };
+    assert_eq!((pauses(&pack.view, &lost), pauses(&pack.private(), &lost)), (2, 2));
+}
+
 /// Its counts would be believed, so the record counts only whole; its bytes are what the frame says.
 #[test]
 fn a_blob_whose_record_is_damaged_is_found_and_its_record_is_not() {
@@ -259,8 +296,8 @@ fn a_blob_whose_record_is_damaged_is_found_and_its_record_is_not() {
     pack.view.medium().store(Offset(at + 24), &[references ^ 1]).unwrap();
     let view = pack.private();
     assert_eq!(view.find_blob(&digest).unwrap(), Some(found));
-    assert!(is_damage(view.blob_record(&digest)));
-    assert!(is_damage(view.record(Key::Blob(found.id), tag)));
+    assert_eq!(damage_at(view.blob_record(&digest)), Some(at));
+    assert_eq!(damage_at(view.record(Key::Blob(found.id), tag)), Some(at));
     // Neither is it said of another one that it is missing, where the search comes by: it may be what was damaged.
     let home = home_slot(tag, 63);
     let sibling = |passes: bool| {
@@ -271,7 +308,7 @@ fn a_blob_whose_record_is_damaged_is_found_and_its_record_is_not() {
         });
         searched.next().unwrap()
     };
-    assert!(is_damage(view.blob_record(&sibling(true))));
+    assert_eq!(damage_at(view.blob_record(&sibling(true))), Some(at));
     assert_eq!(view.find_blob(&sibling(true)).unwrap(), None);
     assert_eq!(view.blob_record(&sibling(false)).unwrap(), None);
 }
