@@ -450,6 +450,28 @@ fn many_images_are_taken_for_spread_where_segments_have_the_usual_size() {
     }
 }
 
+/// A tag has 64 bits: the directory goes by all of them but one at most.
+#[test]
+fn a_segment_that_claims_more_bits_than_can_be_is_damage() {
+    let (view, mut space, mut table) = index();
+    let record = link(&Tagger::new(&identity().secret), 1, 2, 0);
+    table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+    let segment = Entry::unpack(view.word(view.live().directory).unwrap()).segment;
+    let mut bytes = [0; 64];
+    view.medium().read_at(segment, &mut bytes).unwrap();
+    let header = SegmentHeader::read_from_bytes(&bytes).unwrap();
+    for (depth, is_sound) in [(63, true), (64, false), (65, false), (u32::MAX, false)] {
+        let prefix = U64::new(record.tag() >> 1 << 1);
+        let forged = SegmentHeader { depth: U32::new(depth), prefix, ..header }.sealed();
+        view.medium().write_at(segment, &[forged.as_bytes()], false).unwrap();
+        match view.records_from(record.tag()) {
+            Ok((records, _)) => assert!(is_sound && records == [record], "{depth}"),
+            Err(stop) => assert!(!is_sound && stop.into_error(&view).is_damage(), "{depth}"),
+        }
+        assert_eq!(view.record(Key::Blob(Offset(64)), record.tag()).is_ok(), is_sound, "{depth}");
+    }
+}
+
 #[test]
 fn a_run_of_records_is_said_to_begin_where_none_is_carried_over() {
     let mut random = 1u64;
