@@ -3,19 +3,21 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use zerocopy::IntoBytes;
+use std::sync::Arc;
+
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::tests::index_in;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::{
-    BlobHeader, Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
+    BlobHeader, Entry, FrameHeader, Identity, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
 };
 use crate::index::probe::{Found, Stop, directory_index};
 use crate::index::table::Table;
 use crate::log::seal_name;
 use crate::map::Map;
-use crate::medium::{Medium, Sim, SimDirectory};
+use crate::medium::{Disk, Medium, Sim, SimDirectory};
 use crate::name::Name;
 use crate::record::{BlobRecord, Image, Key, NameRecord, Neighbour, Record};
 use crate::space::Space;
@@ -559,4 +561,32 @@ fn all_of_a_large_directory_is_read_before_it_is_looked_at() {
     let last = directory.0 + (8 << depth) - 1;
     pack.directory.set_unreadable("index", last..last + 1);
     assert!(matches!(view.check_index_readable(), Err(Error::Io { .. })));
+}
+
+/// Address space is cheap up to a point. What lies behind it in a file that has become longer is there all the same.
+#[test]
+fn what_lies_behind_the_map_is_not_taken_for_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let medium = Arc::new(Disk::create(&directory.path().join("pack"), 0o600).unwrap());
+    medium.allocate(Offset(0), 1 << 20).unwrap();
+    // Segments of three pages.
+    let view = View::new(medium.clone(), &Identity::new_zeroed(), 191).unwrap();
+    let map_bytes = medium.map(0).unwrap().length();
+    assert!(is_damage(view.digest_at(Offset(map_bytes))) && is_damage(view.name_at(Offset(map_bytes))));
+    medium.file().unwrap().set_len(map_bytes + (1 << 20)).unwrap();
+    assert!(matches!(view.digest_at(Offset(map_bytes)), Err(Stop::Outgrown)));
+    assert!(matches!(view.name_at(Offset(map_bytes)), Err(Stop::Outgrown)));
+    let store = |at: u64, words: &[u64]| medium.store(Offset(at), words).unwrap();
+    let lead = |directory, segment| {
+        store(live::WORD.0, &[LiveWord { directory: Offset(directory), depth: 0, switches: 0 }.pack()]);
+        if directory < map_bytes {
+            store(directory, &[Entry { segment: Offset(segment), generation: 0 }.pack()]);
+        }
+        view.record(Key::Blob(Offset(64)), 77)
+    };
+    assert!(matches!(lead(map_bytes, 0), Err(Stop::Outgrown)), "the directory");
+    assert!(matches!(lead(512 << 10, map_bytes - 4096), Err(Stop::Outgrown)), "the end of a segment");
+    assert!(matches!(lead(512 << 10, 768 << 10), Ok(None)));
+    store((768 << 10) + 64, &[77, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(matches!(lead(512 << 10, 768 << 10), Err(Stop::Outgrown)), "what a record leads to, perhaps");
 }
