@@ -226,8 +226,10 @@ fn an_index_that_is_built_at_once_holds_all_and_is_as_large_as_was_said() {
         }
         check(&view, &model, &[]);
     }
-    // More with one tag than a segment has slots.
+    // More with one tag than a segment has slots, or that no directory could tell apart; and just fewer bits in common.
     assert_eq!(built(4, 0, &[7; 5]), None);
+    let alike = |bits: u32| [0, 1, 2, 3, 1 << (63 - bits)].map(|low| 7 << 50 | low);
+    assert_eq!((built(4, 0, &alike(39)), built(4, 0, &alike(40))), (Some((41, 40)), None));
     let (view, mut space, _) = index();
     let medium = view.medium().as_ref();
     let mut builder = Builder::new(medium, &mut space, SLOTS, 0, 9).unwrap();
@@ -469,6 +471,110 @@ fn a_segment_that_claims_more_bits_than_can_be_is_damage() {
             Err(stop) => assert!(!is_sound && stop.into_error(&view).is_damage(), "{depth}"),
         }
         assert_eq!(view.record(Key::Blob(Offset(64)), record.tag()).is_ok(), is_sound, "{depth}");
+    }
+}
+
+#[test]
+fn records_that_begin_alike_are_told_apart_however_many_splits_that_takes() {
+    let (view, mut space, mut table) = index();
+    let Record::Link(one) = link(&Tagger::new(&identity().secret), 1, 2, 0) else { unreachable!("it is a link") };
+    let mut model = HashMap::new();
+    for number in 1..=u64::from(SLOTS) + 1 {
+        // They share twelve bits, and their home.
+        let record = Record::Link(LinkRecord { tag: number << 49 | 0xffff_ffff, from: Offset(number), ..one });
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        model.insert(record.key(), record);
+    }
+    check(&view, &model, &[]);
+    assert!(table.live().depth > 12);
+}
+
+/// Records that were pushed away from their homes by others come nearer when those have gone.
+#[test]
+fn a_segment_that_is_half_empty_is_put_in_order_and_not_split() {
+    // With twenty more records, which are not in the way, the segment is more than half full.
+    for (more, [copies, splits]) in [(0, [1, 0]), (20, [0, 1])] {
+        let (view, mut space, mut table) = index_of(63);
+        let Record::Link(one) = link(&Tagger::new(&identity().secret), 1, 2, 0) else { unreachable!("it is a link") };
+        let mut model = HashMap::new();
+        let mut put = |table: &mut Table, home: u64, number: u64, removed: bool| {
+            let tag = number << 58 | number << 40 | ((home << 32) / 63 + 1);
+            assert_eq!(crate::format::home_slot(tag, 63), u32::try_from(home).unwrap());
+            let record = Record::Link(LinkRecord { tag, from: Offset(number), to: Offset(home), ..one });
+            table.apply(&view, &mut space, &Image { record, removed }).unwrap();
+            if removed {
+                model.remove(&record.key())
+            } else {
+                model.insert(record.key(), record)
+            };
+        };
+        (0..12).for_each(|number| put(&mut table, 10, number, false));
+        (0..8).for_each(|number| put(&mut table, 14, number, false));
+        (0..8).for_each(|number| put(&mut table, 22, number, false));
+        (0..more).for_each(|number| put(&mut table, 40 + number, number, false));
+        (4..12).for_each(|number| put(&mut table, 10, number, true));
+        assert_eq!((table.events.copies, table.events.splits), (0, 0));
+        put(&mut table, 22, 8, false);
+        assert_eq!([table.events.copies, table.events.splits], [copies, splits], "{more} more");
+        check(&view, &model, &[]);
+    }
+    // Where no order helps it is split.
+    let (view, mut space, mut table) = index_of(63);
+    let Record::Link(one) = link(&Tagger::new(&identity().secret), 1, 2, 0) else { unreachable!("it is a link") };
+    for number in 0..17 {
+        let record = Record::Link(LinkRecord { tag: number << 59 | 2, from: Offset(number), ..one });
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+    }
+    assert_eq!((table.events.copies, table.events.splits), (0, 1));
+}
+
+/// The run of slots that they occupy goes on at the first one. In another order some would stand too far from home.
+#[test]
+fn records_around_the_end_of_a_segment_fit_into_a_copy_of_it() {
+    let (view, mut space, mut table) = index_of(63);
+    let Record::Link(one) = link(&Tagger::new(&identity().secret), 1, 2, 0) else { unreachable!("it is a link") };
+    let mut model = HashMap::new();
+    let homes = (0..10).map(|number| (60, number)).chain((0..8).map(|number| (0, number)));
+    let records: Vec<Record> = homes
+        .map(|(home, number)| {
+            let tag = number << 58 | number << 40 | ((home << 32) / 63 + 2);
+            Record::Link(LinkRecord { tag, from: Offset(number), to: Offset(home), ..one })
+        })
+        .collect();
+    for record in &records {
+        table.apply(&view, &mut space, &Image { record: *record, removed: false }).unwrap();
+        model.insert(record.key(), *record);
+    }
+    table.freeze(1);
+    table.apply(&view, &mut space, &Image { record: records[0], removed: false }).unwrap();
+    assert_eq!((table.events.copies, table.events.splits), (1, 0));
+    check(&view, &model, &[]);
+}
+
+/// Nobody would find it there, and a copy of it would look as if it belonged.
+#[test]
+fn a_record_that_stands_in_another_ones_segment_is_not_copied() {
+    for removed in [false, true] {
+        let (view, mut space, mut table) = index();
+        for number in [0, 1, 4, 5, 6] {
+            let record = tagged(1 << 4 | number << 61, 1);
+            table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        }
+        assert!(table.live().depth > 0);
+        let [low, high] = [0, 1 << 63].map(|begin| {
+            let index = directory_index(begin, table.live().depth);
+            Entry::unpack(view.word(Offset(view.live().directory.0 + 8 * index)).unwrap()).segment
+        });
+        assert_ne!(low, high);
+        let free = (1..=u64::from(SLOTS)).map(|line| Offset(low.0 + 64 * line));
+        let slot = free.into_iter().find(|slot| view.word(*slot).unwrap() < 2).unwrap();
+        let record = tagged(1 << 4 | if removed { 0 } else { 7 << 61 }, 1);
+        let inside = Image { record, removed }.words();
+        view.medium().store(slot, &inside).unwrap();
+        table.freeze(1);
+        let change = tagged(1 << 4, 2);
+        let applied = table.apply(&view, &mut space, &Image { record: change, removed: false });
+        assert!(matches!(&applied, Err(Error::Damaged(damage)) if damage.offset == slot.0), "{removed}: {applied:?}");
     }
 }
 
