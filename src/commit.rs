@@ -17,7 +17,7 @@
 //!    with it, where the file system overwrites in place: those that follow are durable in half the time.
 //! 4. **Apply**: the images go into the index, and are visible. A crash here leaves regions that no superblock names;
 //!    the log repeats the images.
-//! 5. **Tell** the callers, in the order of the log.
+//! 5. **Tell** the callers, group after group.
 //!
 //! With [`Durability::Process`] step 3 is left to the next checkpoint.
 //!
@@ -143,6 +143,8 @@ struct State {
     waiting: Vec<(u64, Arc<Waiter>)>,
     /// Whether a leader is writing.
     leading: bool,
+    /// Somebody who holds `superblocks` waits until nothing is on its way.
+    pausing: bool,
     /// How many batches the last group had, and waited when it was durable: so many callers may come again.
     callers: usize,
     /// A compaction has put another pack in place of this one.
@@ -175,8 +177,9 @@ pub struct Settings {
 
 /// The writing half of an open pack. There is one in all processes.
 ///
-/// Locks are taken in this order: `superblocks`, `state`, `applied`, `space`. No lock is held during a sync but
-/// `superblocks`, which only checkpoints and compactions take.
+/// Locks are taken in this order: `superblocks`, `state`, `applied`, `space`. A commit holds none of them while it writes
+/// and syncs. `superblocks` is that of checkpoints, and of whoever needs the others to stand still: compactions,
+/// verifications and removals in parts then hold `state` too until they are done.
 pub struct Writer<M: Medium> {
     source: Arc<Source<M>>,
     medium: Arc<M>,
@@ -185,8 +188,9 @@ pub struct Writer<M: Medium> {
     applied: Mutex<Applied>,
     space: Mutex<Space>,
     state: Mutex<State>,
-    /// The last ticket that was applied. Stored under the state lock.
+    /// The last ticket that was applied, and how many times over a checkpoint is due. Stored under the state lock.
     done: AtomicU64,
+    due: AtomicU64,
     learned: AtomicBool,
     /// Whether both superblocks say that there may be names.
     announced: AtomicBool,
@@ -227,6 +231,7 @@ impl<M: Medium> Writer<M> {
             ticket: 0,
             waiting: Vec::new(),
             leading: false,
+            pausing: false,
             callers: 1,
             moved: false,
             images_since_checkpoint: 0,
@@ -243,6 +248,7 @@ impl<M: Medium> Writer<M> {
             space: Mutex::new(start.space),
             state: Mutex::new(state),
             done: AtomicU64::new(0),
+            due: AtomicU64::new(0),
             learned: AtomicBool::new(false),
             announced: AtomicBool::new(false),
             poison: OnceLock::new(),
@@ -371,7 +377,7 @@ impl<M: Medium> Writer<M> {
         }
         self.sync_extents(&mut operations)?;
         let decided = {
-            let mut state = lock(&self.state);
+            let mut state = self.state_in_turn();
             if state.moved {
                 return Ok(Err(operations));
             }

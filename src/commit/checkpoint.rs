@@ -15,9 +15,11 @@
 //! checkpoints, once in the life of a pack. A crash between them, or before the first name, leaves a pack whose flag
 //! promises more than it holds, which costs nothing; there is never a name that no superblock announces.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use zerocopy::little_endian::U64;
 
-use super::{Durability, Writer, lock};
+use super::{Durability, State, Writer, lock};
 use crate::error::{Error, Result};
 use crate::format::{Offset, Superblock, directory_bytes, features};
 use crate::medium::Medium;
@@ -43,20 +45,33 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 
-    /// Whether `times` as much was committed since the last checkpoint began as one is due after.
+    /// Whether `times` as much was committed since the last checkpoint began as one is due after. Asked after each
+    /// commit, without the lock for which others queue.
     pub fn is_checkpoint_due(&self, times: u64) -> bool {
-        let state = lock(&self.state);
+        self.due.load(Ordering::Relaxed) >= times
+    }
+
+    /// Counts what was committed since the last checkpoint began.
+    pub(super) fn count(&self, state: &mut State, images: u64, bytes: u64) {
+        state.images_since_checkpoint += images;
+        state.bytes_since_checkpoint += bytes;
         let tuning = &self.settings.tuning;
-        let records = state.counters.records();
-        state.images_since_checkpoint / times >= tuning.checkpoint_images.max(records / 4)
-            || state.bytes_since_checkpoint / times >= tuning.checkpoint_bytes
-                && self.settings.durability == Durability::Process
+        let images_due = tuning.checkpoint_images.max(state.counters.records() / 4).max(1);
+        let times = match self.settings.durability {
+            Durability::PowerLoss => 0,
+            Durability::Process => state.bytes_since_checkpoint / tuning.checkpoint_bytes.max(1),
+        };
+        self.due.store(times.max(state.images_since_checkpoint / images_due), Ordering::Relaxed);
     }
 
     /// What was committed so far is left to a checkpoint that begins in a moment.
     pub fn count_anew(&self) {
-        let mut state = lock(&self.state);
+        self.count_from_zero(&mut lock(&self.state));
+    }
+
+    fn count_from_zero(&self, state: &mut State) {
         (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+        self.count(state, 0, 0);
     }
 
     /// Makes the index durable as of now, so that nothing before has to be replayed. Of a pack that a compaction has
@@ -86,7 +101,7 @@ impl<M: Medium> Writer<M> {
         let sequence = superblocks.newest.sequence.get() + 1;
         let (fresh, next) = {
             let mut state = lock(&self.state);
-            (state.images_since_checkpoint, state.bytes_since_checkpoint) = (0, 0);
+            self.count_from_zero(&mut state);
             let mut applied = lock(&self.applied);
             // A batch may have failed halfway into the index just now.
             self.check()?;
@@ -132,10 +147,16 @@ impl<M: Medium> Writer<M> {
     /// `false`.
     ///
     /// # Errors
-    /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged.
+    /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged, and that of a
+    /// writer that failed before.
     pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<bool> {
         let superblocks = lock(&self.superblocks);
         let mut state = self.at_peace()?;
+        if alone {
+            // A checkpoint may have failed while this waited for the locks: what the index in the file is like is not
+            // known.
+            self.check()?;
+        }
         if state.moved {
             return Ok(false);
         }
@@ -143,7 +164,12 @@ impl<M: Medium> Writer<M> {
         if alone && writers + staged > 0 {
             return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
         }
-        state.moved = work(&superblocks)?;
-        Ok(true)
+        // It may call back those who asked for it. Should they panic, nothing has changed.
+        let result = catch_unwind(AssertUnwindSafe(|| work(&superblocks)));
+        if let Ok(Ok(moved)) = &result {
+            state.moved = *moved;
+        }
+        drop((state, superblocks));
+        result.unwrap_or_else(|panic| resume_unwind(panic)).map(|_| true)
     }
 }

@@ -85,11 +85,10 @@ impl<M: Medium> Writer<M> {
         };
         let at = plan.tail.at;
         let commit = encode_group(marker, &mut plan.tail, &outcome.images, &decided.published, &fields);
-        state.bytes_since_checkpoint += smalls + commit.len() as u64;
-        state.images_since_checkpoint += images;
         state.ticket += 1;
         state.tail = plan.tail;
         state.counters = outcome.counters;
+        self.count(state, images, smalls + commit.len() as u64);
         let outcome = Arc::new(outcome);
         state.in_flight.waiting.push((state.ticket, outcome.clone()));
         for operation in operations.list.drain(..) {

@@ -36,8 +36,8 @@ pub(super) struct Pending {
 
 impl State {
     /// Who is to be woken when all up to this ticket is done: those who wait for it, and one more, to lead the batches
-    /// that have come since.
-    pub(super) fn told(&mut self, upto: u64) -> Vec<Arc<Waiter>> {
+    /// that have come since, or to find that the writer was poisoned.
+    fn told(&mut self, upto: u64) -> Vec<Arc<Waiter>> {
         let mut told: Vec<_> =
             self.waiting.extract_if(.., |(ticket, _)| *ticket <= upto).map(|(_, waiter)| waiter).collect();
         told.extend(self.waiting.pop().map(|(_, waiter)| waiter));
@@ -75,16 +75,15 @@ impl<M: Medium> Writer<M> {
             if self.done.load(Ordering::Acquire) >= ticket {
                 break;
             }
-            if let Err(error) = self.check() {
-                // The others too wait for what nobody leads any more.
-                state.told(u64::MAX).iter().for_each(|waiter| waiter.wake());
-                return Err(error);
-            }
             if state.leading {
                 let waiter = Arc::<Waiter>::default();
                 state.waiting.push((ticket, waiter.clone()));
                 drop(state);
                 waiter.wait();
+            } else if let Err(error) = self.check() {
+                // The others too wait for what nobody leads any more.
+                state.told(u64::MAX).iter().for_each(|waiter| waiter.wake());
+                return Err(error);
             } else {
                 self.lead(state)?;
             }
@@ -98,41 +97,55 @@ impl<M: Medium> Writer<M> {
         state = self.gather(state);
         let group = std::mem::take(&mut state.pending);
         drop(state);
-        let result = self.flush(&group);
+        // A checkpoint may have failed while others came.
+        let result = self.check().and_then(|()| self.flush(&group));
         state = lock(&self.state);
         state.leading = false;
         state.callers = group.len() + state.pending.len();
-        match (&result, group.last()) {
-            (Ok(()), Some(last)) => {
-                if self.settings.durability == Durability::PowerLoss {
-                    state.durable_upto = last.tail.at;
-                }
-                self.done.store(last.ticket, Ordering::Release);
-                state.in_flight.forget(last.ticket);
-                for (_, segments) in state.overtaken.extract_if(.., |(ticket, _)| *ticket <= last.ticket) {
-                    lock(&self.space).release(segments);
-                }
+        if let Err(error) = &result {
+            self.poison(error);
+        } else if let Some(last) = group.last() {
+            if self.settings.durability == Durability::PowerLoss {
+                state.durable_upto = last.tail.at;
             }
-            (Err(error), _) => self.poison(error),
-            (Ok(()), None) => {}
+            state.in_flight.forget(last.ticket);
+            for (_, segments) in state.overtaken.extract_if(.., |(ticket, _)| *ticket <= last.ticket) {
+                lock(&self.space).release(segments);
+            }
+            // The last of all: whoever waits for it may not take the lock.
+            self.done.store(last.ticket, Ordering::Release);
         }
-        let told = state.told(if result.is_ok() { self.done.load(Ordering::Acquire) } else { u64::MAX });
+        let told = state.told(self.done.load(Ordering::Acquire));
         // Not under the lock, which those who are awake need for their next batch.
         drop(state);
         told.iter().for_each(|waiter| waiter.wake());
         result
     }
 
-    /// The state once nothing is on its way any more.
+    /// The state once nothing is on its way any more. Whoever asks holds `superblocks`.
     pub(super) fn at_peace(&self) -> Result<MutexGuard<'_, State>> {
+        let ticket = {
+            let mut state = lock(&self.state);
+            state.pausing = true;
+            state.ticket
+        };
+        let result = self.wait_for(ticket);
+        let mut state = lock(&self.state);
+        state.pausing = false;
+        result.map(|()| state)
+    }
+
+    /// The state for the next batch to be decided. One that comes while somebody waits until nothing is on its way
+    /// stands back: otherwise there would always be something.
+    pub(super) fn state_in_turn(&self) -> MutexGuard<'_, State> {
         loop {
             let state = lock(&self.state);
-            let ticket = state.ticket;
-            if self.done.load(Ordering::Acquire) == ticket {
-                return Ok(state);
+            if !state.pausing {
+                return state;
             }
             drop(state);
-            self.wait_for(ticket)?;
+            // Whoever pauses has this lock until the end.
+            drop(lock(&self.superblocks));
         }
     }
 
@@ -235,3 +248,6 @@ impl<M: Medium> Writer<M> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

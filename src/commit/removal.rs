@@ -80,8 +80,7 @@ impl<M: Medium> Writer<M> {
         if self.settings.durability == Durability::PowerLoss {
             state.durable_upto = parts.plan.tail.at;
         }
-        state.images_since_checkpoint += parts.images;
-        state.bytes_since_checkpoint += parts.bytes;
+        self.count(&mut state, parts.images, parts.bytes);
         Ok(Ok(vec![Done::Removed(parts.removed)]))
     }
 
