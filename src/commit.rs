@@ -177,8 +177,8 @@ pub struct Settings {
 
 /// The writing half of an open pack. There is one in all processes.
 ///
-/// Locks are taken in this order: `superblocks`, `state`, `applied`, `space`. A commit holds none of them while it writes
-/// and syncs. `superblocks` is that of checkpoints, and of whoever needs the others to stand still: compactions,
+/// Locks are taken in this order: `superblocks`, `state`, `applied`, `space`. A commit holds none of them while it
+/// writes and syncs. `superblocks` is that of checkpoints, and of whoever needs the others to stand still: compactions,
 /// verifications and removals in parts then hold `state` too until they are done.
 pub struct Writer<M: Medium> {
     source: Arc<Source<M>>,

@@ -1,4 +1,4 @@
-//! Who leads, who is woken, and what they are told, by one thread: batches are decided by hand, and who waits is made up.
+//! Who leads, who is woken, and what they are told, by one thread: batches are decided by hand, who waits is made up.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
