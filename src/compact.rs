@@ -95,7 +95,7 @@ impl CompactOptions {
         self
     }
 
-    /// Is told how far it has come.
+    /// Is told how far it has come. Commits wait meanwhile, so one from in here would wait for ever.
     #[must_use]
     pub fn progress(mut self, told: impl FnMut(Progress) + Send + 'static) -> CompactOptions {
         self.progress = Some(Box::new(told));

@@ -814,3 +814,21 @@ fn a_checkpoint_comes_by_itself_and_a_closed_store_has_none_on_its_way() {
         assert!(digests.iter().all(|digest| store.contains(digest).unwrap()));
     }
 }
+
+#[test]
+fn a_callback_that_panics_leaves_the_store_as_it_was() {
+    let store = Store::temporary().unwrap();
+    let kept = store.put(&content(1, 100_000)).unwrap();
+    let panics = |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
+    let options = || blobpack::CompactOptions::new().progress(|_| panic!("a progress bar's"));
+    assert!(panics(&|| drop(store.compact_with(options()))));
+    assert!(panics(&|| drop(store.verify_with(&mut |_| panic!("another's")))));
+    let after = store.put(b"after").unwrap();
+    let verified = store.verify().unwrap();
+    assert!(verified.damage.is_empty(), "{:?}", verified.damage);
+    store.compact().unwrap();
+    assert_eq!(store.list().count(), 2);
+    for digest in [kept.digest, after.digest] {
+        store.get(&digest).unwrap().verify().unwrap();
+    }
+}

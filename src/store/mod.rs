@@ -504,7 +504,7 @@ impl<M: Medium> Store<M> {
         self.verify_with(&mut |_| {})
     }
 
-    /// Verifies, and tells how far it has come.
+    /// Verifies, and tells how far it has come. Commits wait meanwhile, so one from in there would wait for ever.
     ///
     /// # Errors
     /// As for [`verify`](Store::verify).
