@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use blobpack::commit::Tuning;
 use blobpack::format::{IDENTITY_AT, Identity, SUPERBLOCKS_AT, Superblock};
-use blobpack::medium::{Sim, SimDirectory};
+use blobpack::medium::{Fault, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Error, OpenOptions, Store};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -170,11 +170,38 @@ fn one_schedule(seed: u64, links: bool) {
     assert!(damage.is_empty(), "{damage:?}");
 }
 
+/// Three threads that put and one that makes checkpoints, until a call of the medium fails. Nobody waits for ever for
+/// what nobody leads any more, and what was acknowledged is there.
+fn one_failure(seed: u64) {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    directory.insert(PACK, EMPTY.get().expect("it was made before the first schedule").clone());
+    let store = options().open_in(directory.open(PACK, true).unwrap(), How::Open).unwrap().unwrap();
+    directory.fail_step(Random::new(seed).below(60).into(), Fault::Io);
+    let expected = |error: &Error| assert!(matches!(error, Error::Io { .. } | Error::Poisoned { .. }), "{error}");
+    let putting = |number: u8| {
+        let store = store.clone();
+        move || {
+            let put = |round| store.put(&[number, round]).inspect_err(expected).map(|put| put.digest);
+            (0..4).map_while(|round| put(round).ok()).collect::<Vec<_>>()
+        }
+    };
+    let threads: Vec<_> = (0..3).map(|number| thread::spawn(putting(number))).collect();
+    let keeper = store.clone();
+    let keeping = thread::spawn(move || (0..2).all(|_| keeper.checkpoint().inspect_err(expected).is_ok()));
+    let acknowledged: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    keeping.join().unwrap();
+    directory.clear_fault();
+    let are_there = |store: &Store<Sim>| acknowledged.iter().all(|digest| store.contains(digest).unwrap());
+    assert!(are_there(&store));
+    drop(store);
+    assert!(are_there(&options().open_in(directory.open(PACK, true).unwrap(), How::Open).unwrap().unwrap()));
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
-fn run(links: bool, scheduler: impl FnOnce(u64, usize) -> Box<dyn Scheduler + Send>) {
+fn run(schedule: fn(u64), scheduler: impl FnOnce(u64, usize) -> Box<dyn Scheduler + Send>) {
     let seed = number("BLOBPACK_SEED").unwrap_or(1);
     let schedules = number("BLOBPACK_SCHEDULES").map_or(SCHEDULES, |count| count as usize);
     let config = || {
@@ -190,7 +217,7 @@ fn run(links: bool, scheduler: impl FnOnce(u64, usize) -> Box<dyn Scheduler + Se
     let next = AtomicU64::new(seed);
     let body = move || {
         SEED.set(next.fetch_add(1, Ordering::Relaxed));
-        one_schedule(SEED.get(), links);
+        schedule(SEED.get());
     };
     Runner::new(scheduler(seed, schedules), config()).run(body);
     println!("{schedules} schedules from seed {seed}");
@@ -218,20 +245,30 @@ fn pct(seed: u64, schedules: usize) -> Box<dyn Scheduler + Send> {
 
 #[test]
 fn reads_and_changes_of_single_blobs_are_linearizable_under_random_schedules() {
-    run(false, random);
+    run(|seed| one_schedule(seed, false), random);
 }
 
 #[test]
 fn reads_and_changes_of_single_blobs_are_linearizable_under_pct_schedules() {
-    run(false, pct);
+    run(|seed| one_schedule(seed, false), pct);
 }
 
 #[test]
 fn changes_with_links_are_linearizable_under_random_schedules() {
-    run(true, random);
+    run(|seed| one_schedule(seed, true), random);
 }
 
 #[test]
 fn changes_with_links_are_linearizable_under_pct_schedules() {
-    run(true, pct);
+    run(|seed| one_schedule(seed, true), pct);
+}
+
+#[test]
+fn after_a_failing_call_nobody_waits_for_ever_under_random_schedules() {
+    run(one_failure, random);
+}
+
+#[test]
+fn after_a_failing_call_nobody_waits_for_ever_under_pct_schedules() {
+    run(one_failure, pct);
 }
