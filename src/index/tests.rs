@@ -274,6 +274,7 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
                 from += table.merge(&view, &mut space, &images, from).unwrap();
             }
             images.clear();
+            assert_eq!(images.count(), 0);
             if random >> 32 & 7 == 0 {
                 table.freeze(step + 1);
                 space.release_retired(step + 1);
@@ -283,6 +284,56 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
         check(&view, &model, &gone);
         // The few steps under Miri do not fill a segment of the usual size.
         assert!(table.events.splits > 0 || cfg!(miri) && slots == 63, "{:?}", table.events);
+    }
+}
+
+/// A segment without an empty slot would be split by the next record, and one with few records wastes its page.
+#[test]
+fn a_merge_leaves_some_room_in_each_segment_and_not_too_much() {
+    let (view, mut space, _) = index_of(63);
+    let mut table = Table::new(63, view.live(), 0, 8);
+    let tagger = Tagger::new(&identity().secret);
+    let mut images = Images::default();
+    let count = if cfg!(miri) { 100 } else { 3000 };
+    for number in 0..count {
+        let image = Image { record: link(&tagger, number, 640, 0), removed: false };
+        images.push(&image, image.words());
+    }
+    // This one has the first tag of the upper half.
+    let Record::Link(one) = link(&tagger, count, 640, 0) else { unreachable!("it is a link") };
+    let middle = Record::Link(LinkRecord { tag: 1 << 63, ..one });
+    let image = Image { record: middle, removed: false };
+    images.push(&image, image.words());
+    images.sort();
+    assert_eq!(table.merge(&view, &mut space, &images, 0).unwrap(), images.count());
+    table.publish(&view).unwrap();
+    assert_eq!(view.record(middle.key(), middle.tag()).unwrap(), Some(middle));
+    let (mut next, mut sizes) = (Some(0), Vec::new());
+    while let Some(tag) = next {
+        let (records, after) = view.records_from(tag).unwrap();
+        sizes.push(records.len());
+        next = after;
+    }
+    assert!(sizes.iter().all(|&size| size <= 63 * 7 / 8), "{sizes:?}");
+    assert!(sizes.len() < images.count() / 20, "{sizes:?}");
+}
+
+#[test]
+fn a_merge_fills_no_segment_beyond_seven_eighths() {
+    for (count, expected) in [(55, 1), (56, 2)] {
+        let (view, mut space, _) = index_of(63);
+        let mut table = Table::new(63, view.live(), 0, 8);
+        let Record::Link(one) = link(&Tagger::new(&identity().secret), 1, 2, 0) else { unreachable!("it is a link") };
+        let mut images = Images::default();
+        for number in 0..count {
+            // Each has a home of its own, so that any number would fit.
+            let tag = number << 58 | ((number << 32) / 63 + 2);
+            let record = Record::Link(LinkRecord { tag, from: Offset(number), ..one });
+            images.push(&Image { record, removed: false }, Image { record, removed: false }.words());
+        }
+        images.sort();
+        table.merge(&view, &mut space, &images, 0).unwrap();
+        assert_eq!(table.events.splits + 1, expected, "{count} records");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use blobpack::medium::{Fault, Sim, SimDirectory};
+use blobpack::medium::{Action, Fault, Sim, SimDirectory};
 use blobpack::store::How;
-use blobpack::{CompactOptions, Error, Name, Stats, Store};
+use blobpack::{CompactOptions, Error, Name, OpenOptions, Stats, Store};
 
 use super::history::{FILE_BYTES_MAX, NAME, create, open, open_how, open_read_only, options};
 
@@ -71,6 +71,39 @@ fn a_compacted_pack_counts_what_the_old_one_did_and_so_does_its_log() {
     check(&open_how(&directory, &options(), How::Rebuild).unwrap());
     let file = directory.bytes(NAME).unwrap().len() as u64;
     assert!(file < before.file_bytes - 19 * 100_000, "{file}");
+}
+
+/// All that it may need is allocated before the first byte is copied, so that a full disk shows then.
+#[test]
+fn a_compaction_gives_back_what_it_has_allocated_and_not_used() {
+    // With segments of the usual size so few records need less of the index than is expected, whatever their tags are.
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &OpenOptions::new()).unwrap();
+    store.put(b"the only one").unwrap();
+    directory.record(true);
+    store.compact().unwrap();
+    let steps = directory.steps();
+    let new = steps.iter().map(|step| step.file).max();
+    let is_given_back = |action: &Action| matches!(action, Action::Punch { length, .. } if *length > 0);
+    assert!(steps.iter().any(|step| Some(step.file) == new && is_given_back(&step.action)));
+}
+
+/// For so many records segments of three pages waste less than those of one page that the pack was made with.
+#[test]
+fn a_pack_whose_segments_became_longer_is_opened_again() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &OpenOptions::new()).unwrap();
+    let mut batch = store.batch();
+    for number in 0..255_u32 {
+        batch.put(&number.to_le_bytes()).unwrap();
+    }
+    batch.commit().unwrap();
+    let content = content(&store);
+    store.compact().unwrap();
+    store.close().unwrap();
+    let store = open(&directory, &OpenOptions::new()).unwrap();
+    assert!(content.len() == 255 && self::content(&store) == content);
+    assert_eq!(store.verify().unwrap().damage.len(), 0);
 }
 
 #[test]
