@@ -19,6 +19,7 @@
 //! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have
 //! it mapped go on, and move when they look the next time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -551,8 +552,7 @@ fn compact_once<M: Medium>(
     if output.is_none() && links > 1 {
         return Err(Error::HardLinks { path: old.path().into(), links });
     }
-    let mut compacted = None;
-    let mut replacement = None;
+    let (mut compacted, mut replacement, mut panicked) = (None, None, None);
     writer.pause_commits(true, |superblocks| {
         let source = pack.source();
         let view = source.renew()?;
@@ -571,7 +571,16 @@ fn compact_once<M: Medium>(
             true => Error::NoSpace { path: output.unwrap_or(old.path()).into(), needed: need },
             false => io("create the new file")(error),
         })?);
-        let (new_view, start) = fill(&view, superblocks, &survey, &new, settings, told)?;
+        // It calls back. A panic of that goes on once the locks are free: nothing was replaced yet. Any later one
+        // leaves them locked for good, as nobody knows then which file is the pack.
+        let filling = AssertUnwindSafe(|| fill(&view, superblocks, &survey, &new, settings, told));
+        let (new_view, start) = match catch_unwind(filling) {
+            Ok(filled) => filled?,
+            Err(panic) => {
+                panicked = Some(panic);
+                return Ok(false);
+            }
+        };
         let after_bytes = new.blocks().map_err(io("look at the new file"))?;
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
         let blobs = survey.counters.blobs;
@@ -602,6 +611,9 @@ fn compact_once<M: Medium>(
         replacement = Some(Pack::writing(new_view, start, Recovery::default(), *settings));
         Ok(true)
     })?;
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
+    }
     if let Some(pack) = replacement {
         shared.replace(pack);
     }

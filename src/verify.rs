@@ -15,6 +15,7 @@
 //! what never changes is checked, which [`Verified::partial`] says.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -512,14 +513,17 @@ fn check<M: Medium>(
 pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
     let mut pack = shared.pack();
     while let Ok(writer) = pack.writer() {
-        let mut result = Verified::default();
+        let mut result = Ok(Verified::default());
         let looked = writer.pause_commits(false, |superblocks| {
             let (counters, tail) = writer.totals();
-            result = check(&*pack.source().renew()?, Some((superblocks, tail, counters)), progress);
+            let view = pack.source().renew()?;
+            let looking = || check(&*view, Some((superblocks, tail, counters)), progress);
+            // It calls back. A panic of that goes on once the locks are free: nothing has changed.
+            result = catch_unwind(AssertUnwindSafe(looking));
             Ok(false)
         })?;
         if looked {
-            return Ok(result);
+            return Ok(result.unwrap_or_else(|panic| resume_unwind(panic)));
         }
         // A compaction took this pack's place meanwhile, or does in a moment.
         std::thread::yield_now();

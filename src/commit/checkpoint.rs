@@ -15,8 +15,6 @@
 //! checkpoints, once in the life of a pack. A crash between them, or before the first name, leaves a pack whose flag
 //! promises more than it holds, which costs nothing; there is never a name that no superblock announces.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
 use zerocopy::little_endian::U64;
 
 use super::{Durability, State, Writer, lock};
@@ -164,12 +162,7 @@ impl<M: Medium> Writer<M> {
         if alone && writers + staged > 0 {
             return Err(Error::InUse { path: self.medium.path().into(), writers, staged });
         }
-        // It may call back those who asked for it. Should they panic, nothing has changed.
-        let result = catch_unwind(AssertUnwindSafe(|| work(&superblocks)));
-        if let Ok(Ok(moved)) = &result {
-            state.moved = *moved;
-        }
-        drop((state, superblocks));
-        result.unwrap_or_else(|panic| resume_unwind(panic)).map(|_| true)
+        state.moved = work(&superblocks)?;
+        Ok(true)
     }
 }

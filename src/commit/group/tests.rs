@@ -139,12 +139,3 @@ fn a_pack_that_was_poisoned_while_a_compaction_waited_is_not_replaced() {
     // To look is always allowed.
     assert!(rig.writer().pause_commits(false, |_| Ok(false)).unwrap());
 }
-
-#[test]
-fn a_panic_in_what_is_done_in_a_pause_leaves_the_writer_as_it_was() {
-    let rig = Rig::new();
-    let panics = std::panic::AssertUnwindSafe(|| rig.writer().pause_commits(true, |_| panic!("a callback's")));
-    assert!(std::panic::catch_unwind(panics).is_err());
-    rig.store.put(b"another").unwrap();
-    rig.store.checkpoint().unwrap();
-}
