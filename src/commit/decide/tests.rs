@@ -1,6 +1,9 @@
-//! How frames are laid out.
+//! How frames and chunks are laid out.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::medium::SimDirectory;
+use crate::store::Store;
 
 #[test]
 fn frames_that_lie_together_are_written_together() {
@@ -15,4 +18,41 @@ fn frames_that_lie_together_are_written_together() {
     assert_eq!(decided.frames, [(at, 0..192), (Offset(1024 + 192), 256..320)]);
     let published: Vec<_> = decided.published.iter().map(|new| (new.id.0, new.checksum, new.synced)).collect();
     assert_eq!(published, [(1024, 1, false), (1152, 2, false), (1216, 3, false)]);
+}
+
+#[test]
+fn chunks_are_an_eighth_of_the_file_within_bounds_or_as_long_as_a_batch_needs() {
+    let directory = SimDirectory::new(64 << 20);
+    let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let pack = store.shared().pack();
+    let chunk = || {
+        let (_, tail) = pack.writer().unwrap().totals();
+        (tail.chunk, tail.chunk_end - tail.chunk.0)
+    };
+    // Puts small blobs until another chunk has begun.
+    let mut number = 0_u64;
+    let mut next = || {
+        let (before, _) = chunk();
+        while chunk().0 == before {
+            store.put(&number.to_le_bytes().repeat(1000)).unwrap();
+            number += 1;
+        }
+        chunk().1
+    };
+    store.put(b"a blob").unwrap();
+    assert_eq!((chunk().1, next()), (128 << 10, 128 << 10));
+    // The file's end is at 5 to 7 MiB then.
+    store.put(&vec![1; 5 << 20]).unwrap();
+    let grown = next();
+    assert!((640 << 10..=896 << 10).contains(&grown), "{grown}");
+    store.put(&vec![2; 10 << 20]).unwrap();
+    assert_eq!(next(), 1 << 20);
+
+    let mut batch = store.batch();
+    for number in 0..50_u8 {
+        batch.put(&[number; 60_000]).unwrap();
+    }
+    batch.commit().unwrap();
+    let (bytes, needed) = (chunk().1, 50 * 60_000 + 50 * 64);
+    assert!(bytes > needed && bytes < needed + (128 << 10), "{bytes}");
 }

@@ -4,9 +4,12 @@
 use super::*;
 use crate::batch::Operation;
 use crate::digest::Digest;
-use crate::medium::{Fault, Sim, SimDirectory};
+use crate::medium::{Action, Fault, Sim, SimDirectory};
 use crate::pack::Pack;
+use crate::record::CountersNow;
+use crate::space::Region;
 use crate::store::Store;
+use crate::sync::AtomicBool;
 
 /// A pack with one blob.
 struct Rig {
@@ -18,8 +21,13 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
+        Rig::with(Durability::PowerLoss)
+    }
+
+    fn with(durability: Durability) -> Rig {
         let directory = SimDirectory::new(64 << 20);
-        let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+        let options = Store::options().durability(durability);
+        let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
         let digest = store.put(b"a blob").unwrap().digest;
         let pack = store.shared().pack();
         Rig { directory, store, pack, digest }
@@ -88,6 +96,15 @@ fn whoever_finds_the_writer_poisoned_wakes_all_others() {
 }
 
 #[test]
+fn readers_of_a_poisoned_writer_have_an_index_of_the_log() {
+    let rig = Rig::new();
+    assert!(!rig.writer().source().view().is_private());
+    rig.writer().poison(&an_error());
+    assert!(rig.writer().source().view().is_private());
+    assert_eq!(&*rig.store.get(&rig.digest).unwrap(), b"a blob");
+}
+
+#[test]
 fn nothing_is_written_after_the_writer_was_poisoned() {
     let rig = Rig::new();
     rig.decided();
@@ -138,4 +155,108 @@ fn a_pack_that_was_poisoned_while_a_compaction_waited_is_not_replaced() {
     assert!(matches!(replaced, Err(Error::Poisoned { .. })));
     // To look is always allowed.
     assert!(rig.writer().pause_commits(false, |_| Ok(false)).unwrap());
+}
+
+#[test]
+fn whoever_waits_goes_on_when_it_is_told() {
+    let (waiter, told) = (Waiter::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            waiter.wait();
+            told.load(Ordering::Acquire)
+        });
+        // One that does not wait would be at its end by then.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        told.store(true, Ordering::Release);
+        waiter.wake();
+        assert!(waiting.join().unwrap());
+    });
+}
+
+#[test]
+fn a_group_is_one_write_and_says_how_many_may_come_again() {
+    let rig = Rig::new();
+    for _ in 0..3 {
+        rig.decided();
+    }
+    rig.directory.record(true);
+    rig.writer().lead(lock(&rig.writer().state)).unwrap();
+    let writes = rig.directory.steps().into_iter().filter(|step| matches!(step.action, Action::Write { .. }));
+    assert_eq!(writes.count(), 1);
+    let state = lock(&rig.writer().state);
+    assert_eq!((state.callers, state.in_flight.waiting.len()), (3, 0));
+}
+
+#[test]
+fn what_is_durable_is_known_where_commits_are_synced() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let rig = Rig::with(durability);
+        let before = lock(&rig.writer().state).durable_upto;
+        rig.writer().wait_for(rig.decided()).unwrap();
+        let state = lock(&rig.writer().state);
+        let synced = durability == Durability::PowerLoss;
+        assert_eq!(state.durable_upto, if synced { state.tail.at } else { before }, "{durability:?}");
+    }
+}
+
+#[test]
+fn promises_that_a_checkpoint_made_end_with_the_batches_that_it_overtook() {
+    let rig = Rig::new();
+    let ticket = rig.decided();
+    lock(&rig.writer().state).overtaken.extend([(ticket, 0), (ticket + 1, 0)]);
+    rig.writer().wait_for(ticket).unwrap();
+    assert_eq!(lock(&rig.writer().state).overtaken, [(ticket + 1, 0)]);
+}
+
+#[test]
+fn what_happens_to_the_index_is_counted() {
+    let rig = Rig::new();
+    rig.store.checkpoint().unwrap();
+    let before = rig.writer().events().copies;
+    rig.writer().wait_for(rig.decided()).unwrap();
+    assert_eq!(rig.writer().events().copies, before + 1);
+}
+
+/// How many zeros are written where, with a group that uses so much of a chunk of 1,600 bytes.
+fn zeros_ahead<M: Medium>(store: &Store<M>, begins_chunk: bool, used: u64) -> Option<(u64, usize)> {
+    let none = Offset::NONE;
+    let mut tail = Tail { epoch: 1, chunk: none, chunk_end: 0, at: none, commit: none, commit_checksum: 0 };
+    let head = tail.begin_chunk(1, Region { offset: Offset(1000), bytes: 1600 });
+    tail.at = Offset(1000 + used);
+    let (images, digests, names, counters) = (Vec::new(), Vec::new(), Vec::new(), CountersNow::default());
+    let group = [Pending {
+        ticket: 1,
+        heads: if begins_chunk { vec![(tail.chunk, head)] } else { Vec::new() },
+        arena: Vec::new(),
+        frames: Vec::new(),
+        commit: (tail.chunk, Vec::new()),
+        outcome: Arc::new(Outcome { images, digests, names, counters }),
+        tail,
+        promised: 0,
+    }];
+    let pack = store.shared().pack();
+    let (at, zeros) = pack.writer().unwrap().room_ahead(&group)?;
+    assert!(zeros.iter().all(|byte| *byte == 0));
+    Some((at.0, zeros.len()))
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "files")]
+fn zeros_go_ahead_of_a_small_group_that_begins_a_chunk() {
+    let directory = tempfile::tempdir().unwrap();
+    let on_disk = |durability| {
+        let path = directory.path().join(format!("{durability:?}.pack"));
+        Store::options().create_new(true).durability(durability).open(path).unwrap()
+    };
+    let [durable, fast] = [Durability::PowerLoss, Durability::Process].map(on_disk);
+    // On other file systems a block that is written again costs as much as one that is new.
+    let in_place = durable.shared().pack().writer().unwrap().medium().overwrites_in_place();
+    assert_eq!(zeros_ahead(&durable, true, 100), in_place.then_some((1100, 1500)));
+    for (begins_chunk, used) in [(true, 101), (false, 100), (false, 101)] {
+        assert_eq!(zeros_ahead(&durable, begins_chunk, used), None, "{begins_chunk} {used}");
+    }
+    for (begins_chunk, used) in [(true, 100), (true, 101), (false, 100)] {
+        assert_eq!(zeros_ahead(&fast, begins_chunk, used), None, "{begins_chunk} {used}");
+    }
+    assert_eq!(zeros_ahead(&Rig::new().store, true, 100), None, "nobody knows of this medium");
 }
