@@ -224,3 +224,6 @@ impl<M: Medium> Records for Hidden<'_, M> {
         self.view.damaged(at, what)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What removals in parts leave behind.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::commit::Tuning;
+use crate::commit::in_flight::Current;
+use crate::format::Entry;
+use crate::medium::{Sim, SimDirectory};
+use crate::store::Store;
+
+/// A pack with a blob that links to twenty, closed and opened again, so that its superblocks name the whole index.
+fn tree(durability: Durability) -> (SimDirectory, Store<Sim>, Digest) {
+    let directory = SimDirectory::new(64 << 20);
+    let tuning = Tuning { removal_images: 6, ..Tuning::default() };
+    let options = Store::options().durability(durability).tuning(tuning);
+    let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let mut batch = store.batch();
+    let root = batch.put(b"root").unwrap();
+    for byte in 0..20 {
+        let leaf = batch.put(&[byte; 10]).unwrap();
+        batch.link(&leaf, &root);
+    }
+    batch.commit().unwrap();
+    store.checkpoint().unwrap();
+    (directory, store, root)
+}
+
+#[test]
+fn a_removal_in_parts_is_one_commit_as_durable_as_others_are() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let (_, store, root) = tree(durability);
+        let pack = store.shared().pack();
+        let writer = pack.writer().unwrap();
+        let durable = |state: &State| (state.durable_upto, writer.source().view().word(live::DURABLE).unwrap());
+        let (before, commits) = (durable(&lock(&writer.state)), store.stats().unwrap().commits);
+        assert_eq!(store.dereference(&root).unwrap().blobs(), 21);
+        let state = lock(&writer.state);
+        assert_eq!(state.counters.commits, commits + 1);
+        let upto = (state.tail.at, state.tail.at.0);
+        assert_eq!(durable(&state), if durability == Durability::PowerLoss { upto } else { before }, "{durability:?}");
+        assert_eq!(state.tail.chunk_end - state.tail.chunk.0, 128 << 10, "no more of the log is taken than it needs");
+    }
+}
+
+#[test]
+fn a_removal_in_parts_leaves_what_is_kept_for_small_ones() {
+    let (directory, store, root) = tree(Durability::PowerLoss);
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    directory.set_capacity(directory.used());
+    let reserve = writer.settings.tuning.reserve_segments;
+    while lock(&writer.space).promise(writer.medium.as_ref(), 1, reserve).is_ok() {}
+    assert!(matches!(store.dereference(&root), Err(Error::NoSpace { .. })));
+    assert_eq!(store.stats().unwrap().blobs, 21);
+}
+
+#[test]
+fn the_blob_that_a_name_keeps_goes_in_parts_too() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let name = Name::new("a").unwrap();
+    store.set_name(&name, &root).unwrap();
+    assert_eq!(store.remove_name(&name).unwrap().blobs(), 21);
+    assert_eq!((store.stats().unwrap().blobs, store.stats().unwrap().names), (0, 0));
+}
+
+/// The older superblock is what is left where a power cut takes the newer one.
+#[test]
+fn what_a_removal_in_parts_replaces_is_kept_as_long_as_a_superblock_names_it() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let view = writer.source().view();
+    let named = Entry::unpack(view.word(view.live().directory).unwrap()).segment;
+    store.dereference(&root).unwrap();
+    store.checkpoint().unwrap();
+    let mut space = lock(&writer.space);
+    for _ in 0..500 {
+        assert_ne!(space.take_segment(writer.medium.as_ref()).unwrap().0.offset, named);
+    }
+}
+
+#[test]
+fn a_frame_whose_blob_has_come_back_elsewhere_is_no_blob() {
+    let (_, store, _) = tree(Durability::PowerLoss);
+    let digest = store.put(b"a blob").unwrap().digest;
+    let pack = store.shared().pack();
+    let source = pack.writer().unwrap().source();
+    let first = source.view().blob_record(&digest).unwrap().unwrap();
+    assert_eq!(Hidden { view: &source.view() }.blob_by_id(first.id).unwrap(), (first, digest));
+    store.dereference(&digest).unwrap();
+    store.put(b"a blob").unwrap();
+    let again = source.view().blob_record(&digest).unwrap().unwrap();
+    assert_eq!(Hidden { view: &source.view() }.blob_by_id(again.id).unwrap(), (again, digest));
+    Hidden { view: &source.view() }.blob_by_id(first.id).unwrap_err();
+    let state = lock(&pack.writer().unwrap().state);
+    Current { state: &state, source }.blob_by_id(first.id).unwrap_err();
+}
