@@ -706,6 +706,9 @@ fn a_failing_call_in_a_removal_in_parts_is_told_and_loses_nothing() {
                 allowed.remove(0);
             } else {
                 assert!(struck && allowed.contains(&seen), "{context}");
+                // Where nothing was begun the store goes on, else it writes nothing more.
+                let goes_on = matches!(result, Err(Error::NoSpace { .. }));
+                assert_eq!(goes_on, !matches!(store.checkpoint(), Err(Error::Poisoned { .. })), "{context}");
             }
             let mood = MOODS[n as usize % MOODS.len()];
             survives(&rig.power().cut(&mut Random(n), mood), &allowed, &contents, &context);

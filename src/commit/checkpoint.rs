@@ -166,3 +166,6 @@ impl<M: Medium> Writer<M> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@
 //!
 //! # What a get costs
 //!
-//! No system call, no copy, and no store to memory that another thread reads. 186 instructions (`cargo bench --bench
+//! No system call, no copy, and no store to memory that another thread reads: of 2,000 gets `valgrind --tool=lackey
+//! --trace-mem=yes` lists 4,994 stores, all to the thread's own stack. 187 instructions (`cargo bench --bench
 //! instructions`), of which 20 are for the tag and 25 compare the frame with the digest. Of cache lines it takes one of
 //! the live page, which stays in the processor; one of the directory, 256 KiB for a million records; the slot's and the
 //! frame header's, which are waited for; and what the caller reads of the payload. The least that can be is the last
@@ -17,8 +18,13 @@
 //! the frame's. As a processor holds some 300 instructions, less than two gets wait at a time; a hash map in memory has
 //! a tenth of the instructions and waits for five. What was tried and did not pay: four slots in place of the first two
 //! (slower by an eighth: it is memory that is short), for unknown digests eight slots at once in place of one after the
-//! other up to an empty one, which no branch foresees (slower by a quarter, for the same reason), and huge
-//! pages for the index (a tenth at most, within the noise).
+//! other up to an empty one, which no branch foresees (slower by a quarter, for the same reason), huge pages for the
+//! index (a tenth at most, within the noise), and segments of 31, 127 and 255 slots in place of 63: the first makes
+//! puts 1.6 times as long and the index 1.75 times as large, the others are level and their index a tenth larger.
+//!
+//! Not built: a line of fingerprints in each segment, a byte a slot. In a model of the index alone, of 720,000 random
+//! tags in such segments, a search for an unknown one takes 25 ns with it and 120 as here, one for a known one the same;
+//! the format would have to change.
 
 use std::hint::select_unpredictable;
 

@@ -188,6 +188,17 @@ fn a_group_is_one_write_and_says_how_many_may_come_again() {
 }
 
 #[test]
+fn a_batch_is_promised_copies_and_growth() {
+    let rig = Rig::new();
+    rig.store.checkpoint().unwrap();
+    rig.decided();
+    let state = lock(&rig.writer().state);
+    let space = lock(&rig.writer().space);
+    let growth = space.usual_growth(1, 0).0;
+    assert_eq!(state.pending[0].promised, space.copies_needed(1) + growth, "{growth}");
+}
+
+#[test]
 fn what_is_durable_is_known_where_commits_are_synced() {
     for durability in [Durability::PowerLoss, Durability::Process] {
         let rig = Rig::with(durability);

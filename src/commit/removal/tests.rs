@@ -63,6 +63,16 @@ fn the_blob_that_a_name_keeps_goes_in_parts_too() {
     assert_eq!((store.stats().unwrap().blobs, store.stats().unwrap().names), (0, 0));
 }
 
+#[test]
+fn a_batch_of_removals_is_never_done_in_parts() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let other = store.put(b"another").unwrap().digest;
+    let mut batch = store.batch();
+    batch.dereference(&root).dereference(&other);
+    assert_eq!(batch.commit().unwrap().len(), 2);
+    assert_eq!(store.stats().unwrap().blobs, 0);
+}
+
 /// The older superblock is what is left where a power cut takes the newer one.
 #[test]
 fn what_a_removal_in_parts_replaces_is_kept_as_long_as_a_superblock_names_it() {

@@ -1,0 +1,53 @@
+//! When checkpoints are due, what they sync, and what they promise to batches on their way.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::batch::Operation;
+use crate::medium::{Action, Sim, SimDirectory};
+use crate::store::Store;
+
+fn create(durability: Durability) -> (SimDirectory, Store<Sim>) {
+    let directory = SimDirectory::new(64 << 20);
+    let options = Store::options().durability(durability);
+    let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    (directory, store)
+}
+
+#[test]
+fn what_is_left_to_the_next_checkpoint_is_counted_anew() {
+    let (_, store) = create(Durability::PowerLoss);
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    writer.count(&mut lock(&writer.state), 2_000_000, 0);
+    assert!(writer.is_checkpoint_due(2) && !writer.is_checkpoint_due(3));
+    writer.count_anew();
+    assert!(!writer.is_checkpoint_due(1));
+}
+
+#[test]
+fn batches_that_a_checkpoint_overtakes_are_promised_copies() {
+    let (_, store) = create(Durability::PowerLoss);
+    let digest = store.put(b"a blob").unwrap().digest;
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let decide = || writer.decide(&mut lock(&writer.state), &mut Operation::Reference(digest).into());
+    let (ticket, _) = decide().unwrap().unwrap();
+    writer.checkpoint().unwrap();
+    assert_eq!(lock(&writer.state).overtaken, [(ticket, 1)], "its segment was new until then");
+    let (ticket, _) = decide().unwrap().unwrap();
+    writer.wait_for(ticket).unwrap();
+    writer.checkpoint().unwrap();
+    assert_eq!(lock(&writer.state).overtaken, [], "nothing is on its way");
+}
+
+#[test]
+fn a_checkpoint_syncs_the_log_where_commits_did_not() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let (directory, store) = create(durability);
+        store.put(b"a blob").unwrap();
+        directory.record(true);
+        store.checkpoint().unwrap();
+        let syncs = directory.steps().iter().filter(|step| step.action == Action::SyncAll).count();
+        assert_eq!(syncs, usize::from(durability == Durability::Process), "{durability:?}");
+    }
+}
