@@ -34,10 +34,10 @@
 //! system call a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is the
 //! hash, one copy and one slot. Hashes are computed by whoever puts, before any lock is taken.
 //!
-//! What was tried and did not pay: pages of the index that are made a mebibyte ahead (`MADV_POPULATE_WRITE`) cost 1.3 µs
-//! each, as they do one by one. Not built: SHA-256 of two blobs at a time, instructions interleaved, is 1.1 to 1.4 times
-//! as fast as one after the other, of three 1.2 to 1.8 times; a tenth of a put of 256 bytes is its hash, no well-kept
-//! library does it, and `put` would have to leave its digest open.
+//! What was tried and did not pay: pages of the index that are made a mebibyte ahead (`MADV_POPULATE_WRITE`) cost as
+//! much as one by one, 1.3 µs each. Not built: SHA-256 of two blobs at a time, their instructions interleaved, is about
+//! 1.3 times as fast as of one after the other, of three 1.5 times; but a tenth of a put of 256 bytes is its hash, no
+//! well-kept library does it, and `put` would have to leave its digest open.
 //!
 //! Step 1 is in `commit/decide.rs`, what is on its way in `in_flight.rs`, steps 2 to 5 in `group.rs`; `checkpoint.rs`
 //! and `removal.rs` have what holds the others up for longer.

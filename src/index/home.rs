@@ -19,12 +19,12 @@
 //! a tenth of the instructions and waits for five. What was tried and did not pay: four slots in place of the first two
 //! (slower by an eighth: it is memory that is short), for unknown digests eight slots at once in place of one after the
 //! other up to an empty one, which no branch foresees (slower by a quarter, for the same reason), huge pages for the
-//! index (a tenth at most, within the noise), and segments of 31, 127 and 255 slots in place of 63: the first makes
-//! puts 1.6 times as long and the index 1.75 times as large, the others are level and their index a tenth larger.
+//! index (a tenth at most, within the noise), and segments of 31, 127 and 255 slots in place of 63: with the first puts
+//! take 1.6 times as long and the index is 1.75 times as large, the others are level and their index a tenth larger.
 //!
 //! Not built: a line of fingerprints in each segment, a byte a slot. In a model of the index alone, of 720,000 random
-//! tags in such segments, a search for an unknown one takes 25 ns with it and 120 as here, one for a known one the same;
-//! the format would have to change.
+//! tags in such segments, the search for an unknown one takes 25 ns with it and 120 as here, that for a known one the
+//! same; the format would have to change.
 
 use std::hint::select_unpredictable;
 
