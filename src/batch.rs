@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::arena::Arena;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -89,7 +90,7 @@ impl Operation {
 
 impl From<Operation> for Operations {
     fn from(operation: Operation) -> Operations {
-        Operations { list: vec![operation], arena: Vec::new() }
+        Operations { list: vec![operation], arena: Arena::default() }
     }
 }
 
@@ -99,10 +100,15 @@ pub struct Operations {
     /// In the order that they were asked for.
     pub list: Vec<Operation>,
     /// The frames of the small blobs and of names, one after another.
-    pub arena: Vec<u8>,
+    pub arena: Arena,
 }
 
 impl Operations {
+    /// None so far; their bytes are to go into this arena.
+    pub fn in_arena(arena: Arena) -> Operations {
+        Operations { list: Vec::new(), arena }
+    }
+
     /// Hashes and takes in a small blob.
     pub fn put(&mut self, tagger: &Tagger, algorithm: Algorithm, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(algorithm, bytes);

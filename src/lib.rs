@@ -48,6 +48,7 @@
 //! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
 //! | 1 | [`format`](mod@format) | the byte specification |
 //! | 0 | `digest`, `name`, `error`, `fault` | digests; names; the one error type; what is wrong with an image |
+//! | 0 | `arena` | the memory of batches, kept from one to the next |
 //! | 0 | `sync` | the standard library's atomics and locks, or those of a model checker |
 //!
 //! Deliberately absent: async (a store never waits for anything but the disk), threads that stay (a checkpoint that is
@@ -63,6 +64,8 @@
 
 // The modules that are hidden from the documentation are reachable for the tests and fuzzers of this repository. They
 // promise nothing to anybody else.
+#[doc(hidden)]
+pub mod arena;
 #[doc(hidden)]
 pub mod batch;
 mod blob;

@@ -67,7 +67,7 @@ pub(crate) fn release_damaged<M: Medium>(source: &Source<M>, writer: &Writer<M>)
     }
     let release = |names: &[(Neighbour, LostName)]| {
         let list = names.iter().map(|(place, _)| Operation::ReleaseName(*place)).collect();
-        writer.commit(Operations { list, arena: Vec::new() }).map(drop)
+        writer.commit(Operations { list, ..Operations::default() }).map(drop)
     };
     match release(&damaged) {
         Ok(()) => return Ok(damaged.into_iter().map(|(_, lost)| lost).collect()),

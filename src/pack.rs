@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::arena::{Arena, Spare};
 use crate::batch::{Operation, Operations};
 use crate::commit::{Done, Settings, Start, Writer};
 use crate::digest::Digest;
@@ -87,6 +88,8 @@ impl<M: Medium> Pack<M> {
 pub struct Shared<M: Medium> {
     pack: ArcSwap<Pack<M>>,
     settings: Settings,
+    /// Memory that the last large batch has left for the next.
+    spare: Arc<Spare>,
     /// Views of files before a compaction that readers may still hold: for statistics.
     old: Mutex<Vec<Weak<View<M>>>>,
     /// The last checkpoint that had a thread of its own. Taken before any lock of a writer, and never by a model
@@ -101,6 +104,7 @@ impl<M: Medium> Shared<M> {
         Shared {
             pack: ArcSwap::from_pointee(pack),
             settings,
+            spare: Arc::default(),
             old: Mutex::new(Vec::new()),
             background: sync::Mutex::new(None),
             _directory: None,
@@ -111,6 +115,11 @@ impl<M: Medium> Shared<M> {
     pub(crate) fn with_directory(mut self, directory: TemporaryDirectory) -> Shared<M> {
         self._directory = Some(directory);
         self
+    }
+
+    /// Memory for a batch.
+    pub(crate) fn arena(&self) -> Arena {
+        Arena::from_spare(self.spare.clone())
     }
 
     pub(crate) fn pack(&self) -> Arc<Pack<M>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 use super::{AHEAD, Applied, Durability, State, Writer, lock};
+use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::format::{FrameHeader, Kind, Offset, live, to_usize};
 use crate::graph::Outcome;
@@ -25,7 +26,7 @@ pub(super) struct Pending {
     /// Jump and chunk frames.
     pub(super) heads: Vec<(Offset, FrameHeader)>,
     /// The frames of small blobs and names, and where the new ones among them go.
-    pub(super) arena: Vec<u8>,
+    pub(super) arena: Arena,
     pub(super) frames: Vec<(Offset, std::ops::Range<usize>)>,
     pub(super) commit: (Offset, Vec<u8>),
     pub(super) outcome: Arc<Outcome>,

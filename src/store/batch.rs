@@ -16,7 +16,7 @@ use crate::writer::{BlobWriter, Staged, StagedGuard};
 /// Operations that happen together or not at all.
 ///
 /// Later operations see what earlier ones did. Dropping it without [`commit`](Batch::commit) does nothing. Small blobs
-/// wait in memory, blobs of 64 KiB and more in the pack.
+/// wait in memory, of which the store keeps up to 64 MiB for its next batch; blobs of 64 KiB and more wait in the pack.
 ///
 /// ```
 /// use blobpack::Store;
@@ -49,7 +49,8 @@ pub enum Outcome<M: Medium = Disk> {
 
 impl<M: Medium> Batch<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>) -> Batch<M> {
-        Batch { pack: shared.pack(), shared, operations: Operations::default(), staged: Vec::new() }
+        let operations = Operations::in_arena(shared.arena());
+        Batch { pack: shared.pack(), shared, operations, staged: Vec::new() }
     }
 
     /// Stores a blob under its SHA-256, with one reference; where it is stored already, adds one. Returns its digest.

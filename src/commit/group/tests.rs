@@ -238,7 +238,7 @@ fn zeros_ahead<M: Medium>(store: &Store<M>, begins_chunk: bool, used: u64) -> Op
     let group = [Pending {
         ticket: 1,
         heads: if begins_chunk { vec![(tail.chunk, head)] } else { Vec::new() },
-        arena: Vec::new(),
+        arena: Arena::default(),
         frames: Vec::new(),
         commit: (tail.chunk, Vec::new()),
         outcome: Arc::new(Outcome { images, digests, names, counters }),

@@ -1,0 +1,103 @@
+//! The memory in which small blobs wait for their batch.
+//!
+//! Fresh memory is not cheap: a page that is touched for the first time costs a fault and its zeroing, and later it is
+//! given back. That took a quarter of a bulk put of 4 KiB, as long as half the hash. So the memory of the last large
+//! batch of a store is kept for its next one.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex};
+
+/// More than this is not kept.
+const KEPT_MAX: usize = 64 << 20;
+/// Less than this is not worth keeping: the allocator has it at hand.
+const KEPT_MIN: usize = 64 << 10;
+
+/// What is kept between batches.
+#[derive(Default)]
+pub struct Spare(Mutex<Vec<u8>>);
+
+/// Bytes that grow. Dropped, it leaves its memory to its spare, if it has one.
+#[derive(Default)]
+pub struct Arena {
+    bytes: Vec<u8>,
+    spare: Option<Arc<Spare>>,
+}
+
+impl Arena {
+    /// An empty one, in the memory that is kept, if nobody else has that now.
+    pub fn from_spare(spare: Arc<Spare>) -> Arena {
+        let bytes = spare.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
+        Arena { bytes, spare: Some(spare) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if let Some(spare) = &self.spare
+            && (KEPT_MIN..=KEPT_MAX).contains(&self.bytes.len())
+            && let Ok(mut kept) = spare.0.lock()
+            && kept.capacity() < self.bytes.capacity()
+        {
+            self.bytes.clear();
+            std::mem::swap(&mut *kept, &mut self.bytes);
+        }
+    }
+}
+
+impl Deref for Arena {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Arena {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The memory that a batch of so many bytes has left behind.
+    fn left_by(spare: &Arc<Spare>, bytes: usize) -> usize {
+        let mut arena = Arena::from_spare(spare.clone());
+        assert!(arena.is_empty());
+        arena.extend(std::iter::repeat_n(7, bytes));
+        drop(arena);
+        spare.0.lock().expect("no test panics with it").capacity()
+    }
+
+    #[test]
+    fn the_memory_of_a_large_batch_is_there_for_the_next() {
+        let spare = Arc::<Spare>::default();
+        assert_eq!(left_by(&spare, KEPT_MIN - 1), 0);
+        let kept = left_by(&spare, KEPT_MIN);
+        assert!(kept >= KEPT_MIN);
+        assert_eq!(left_by(&spare, KEPT_MIN), kept);
+        assert!(left_by(&spare, 3 * KEPT_MIN) >= 3 * KEPT_MIN);
+    }
+
+    #[test]
+    fn of_two_at_a_time_the_larger_one_is_kept() {
+        let spare = Arc::<Spare>::default();
+        let arenas = [1, 3, 2].map(|times| {
+            let mut arena = Arena::from_spare(spare.clone());
+            arena.resize(times * KEPT_MIN, 7);
+            arena
+        });
+        drop(arenas);
+        let arena = Arena::from_spare(spare.clone());
+        assert!(arena.is_empty() && arena.capacity() >= 3 * KEPT_MIN);
+        assert_eq!(Arena::from_spare(spare).capacity(), 0, "it is given to one");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "much memory")]
+    fn what_is_too_large_is_given_back() {
+        assert_eq!(left_by(&Arc::default(), KEPT_MAX + 1), 0);
+    }
+}
