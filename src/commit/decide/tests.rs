@@ -21,6 +21,22 @@ fn frames_that_lie_together_are_written_together() {
 }
 
 #[test]
+fn a_chunk_begins_when_what_comes_of_a_batch_does_not_fit() {
+    let directory = SimDirectory::new(64 << 20);
+    let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let digest = store.put(b"a blob").unwrap().digest;
+    let pack = store.shared().pack();
+    let chunk = || pack.writer().unwrap().totals().1.chunk;
+    let before = chunk();
+    let mut batch = store.batch();
+    for _ in 0..5000 {
+        batch.reference(&digest);
+    }
+    batch.commit().unwrap();
+    assert_eq!((chunk(), store.descriptor(&digest).unwrap().ref_count), (before, 5001), "it is one record");
+}
+
+#[test]
 fn chunks_are_an_eighth_of_the_file_within_bounds_or_as_long_as_a_batch_needs() {
     let directory = SimDirectory::new(64 << 20);
     let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::batch::Operation;
+use crate::commit::Tuning;
 use crate::digest::Digest;
 use crate::medium::{Action, Fault, Sim, SimDirectory};
 use crate::pack::Pack;
@@ -226,6 +227,30 @@ fn what_happens_to_the_index_is_counted() {
     let before = rig.writer().events().copies;
     rig.writer().wait_for(rig.decided()).unwrap();
     assert_eq!(rig.writer().events().copies, before + 1);
+}
+
+#[test]
+fn what_is_full_begins_its_way_to_the_disk_where_commits_are_not_synced() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let directory = SimDirectory::new(64 << 20);
+        let tuning = Tuning { chunk_bytes: 64 << 10, ..Tuning::default() };
+        let options = Store::options().durability(durability).tuning(tuning);
+        let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+        let pack = store.shared().pack();
+        let writer = pack.writer().unwrap();
+        let mut full = Vec::new();
+        let digest = store.put(b"a blob").unwrap().digest;
+        for _ in 0..1000 {
+            let (_, before) = writer.totals();
+            store.reference(&digest).unwrap();
+            if writer.totals().1.chunk != before.chunk {
+                full.push((Offset(before.at.0 - (64 << 10)), 64 << 10));
+            }
+        }
+        assert!(full.len() > 2);
+        let synced = durability == Durability::PowerLoss;
+        assert_eq!(writer.medium().written_back(), if synced { Vec::new() } else { full }, "{durability:?}");
+    }
 }
 
 /// How many zeros are written where, with a group that uses so much of a chunk of 1,600 bytes.

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::commit::lock;
 use crate::digest::Algorithm;
+use crate::medium::SimDirectory;
 use crate::record::{CountersNow, Image};
+use crate::store::Store;
 
 fn digest(number: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[number])
@@ -102,4 +105,22 @@ fn a_digest_that_died_and_came_back_lives_whichever_image_comes_first() {
     flight.waiting.push((1, outcome(&born, &[1, 1], &[])));
     flight.map();
     assert_eq!(flight.blobs[&digest(1)], (1, None));
+}
+
+#[test]
+fn a_name_is_as_the_newest_batch_leaves_it() {
+    let store = Store::options().create_in(SimDirectory::new(64 << 20).create("a.pack").unwrap()).unwrap().unwrap();
+    let blob = store.put(b"a blob").unwrap().digest;
+    let name = Name::new("a").unwrap();
+    store.set_name(&name, &blob).unwrap();
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let mut state = lock(&writer.state);
+    let stored = Current { state: &state, source: writer.source() }.name(&name).unwrap().unwrap();
+    let changed = NameRecord { target: Offset(64), ..stored };
+    assert_ne!(stored, changed);
+    // Its neighbour, say, changed in a batch on its way, which did not speak of the name.
+    state.in_flight.names.insert(stored.id, (9, Some(changed)));
+    assert_eq!(Current { state: &state, source: writer.source() }.name(&name).unwrap(), Some(changed));
+    state.in_flight.names.clear();
 }

@@ -90,6 +90,17 @@ fn what_a_removal_in_parts_replaces_is_kept_as_long_as_a_superblock_names_it() {
 }
 
 #[test]
+fn the_anchor_of_names_is_looked_for_where_it_is() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    store.set_name(&Name::new("a").unwrap(), &root).unwrap();
+    let source = store.shared().source();
+    let view = source.view();
+    let hidden = Hidden { view: &view };
+    let anchor = Neighbour { id: Offset::NONE, tag: hidden.anchor_tag() };
+    assert!(hidden.name_at(anchor).unwrap().is_some());
+}
+
+#[test]
 fn a_frame_whose_blob_has_come_back_elsewhere_is_no_blob() {
     let (_, store, _) = tree(Durability::PowerLoss);
     let digest = store.put(b"a blob").unwrap().digest;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::file::SimFile;
 use super::{Action, Fault, SimDirectory, State};
@@ -20,12 +20,14 @@ pub struct Sim {
     locks: AtomicBool,
     published: AtomicBool,
     pauses: AtomicU64,
+    written_back: Mutex<Vec<(Offset, u64)>>,
 }
 
 impl Sim {
     pub(super) fn new(directory: SimDirectory, file: Arc<SimFile>, name: &Path, write: bool, published: bool) -> Sim {
         let (locks, published) = (AtomicBool::new(false), AtomicBool::new(published));
-        Sim { directory, file, path: name.into(), write, locks, published, pauses: AtomicU64::new(0) }
+        let (pauses, written_back) = (AtomicU64::new(0), Mutex::default());
+        Sim { directory, file, path: name.into(), write, locks, published, pauses, written_back }
     }
 
     /// The directory that the file is in.
@@ -38,6 +40,12 @@ impl Sim {
     #[must_use]
     pub fn pauses(&self) -> u64 {
         self.pauses.load(Ordering::Relaxed)
+    }
+
+    /// The ranges whose way to the disk was begun: a hint, which changes nothing here.
+    #[must_use]
+    pub fn written_back(&self) -> Vec<(Offset, u64)> {
+        self.written_back.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes one step, if `check` finds it possible.
@@ -93,7 +101,9 @@ impl Medium for Sim {
         self.step(Action::SyncRange { offset, length }, |_| Ok(()))
     }
 
-    fn write_back(&self, _: Offset, _: u64) {}
+    fn write_back(&self, offset: Offset, length: u64) {
+        self.written_back.lock().unwrap_or_else(PoisonError::into_inner).push((offset, length));
+    }
 
     fn sync_all(&self) -> io::Result<()> {
         self.step(Action::SyncAll, |_| Ok(()))
