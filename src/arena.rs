@@ -2,7 +2,7 @@
 //!
 //! Fresh memory is not cheap: a page that is touched for the first time costs a fault and its zeroing, and later it is
 //! given back. That took a quarter of a bulk put of 4 KiB, as long as half the hash. So the memory of the last large
-//! batch of a store is kept for its next one.
+//! batch of a store is kept for its next one, and given back if that is small.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,7 @@ mod tests {
     fn left_by(spare: &Arc<Spare>, bytes: usize) -> usize {
         let mut arena = Arena::from_spare(spare.clone());
         assert!(arena.is_empty());
-        arena.extend(std::iter::repeat_n(7, bytes));
+        arena.extend_from_slice(&vec![7; bytes]);
         drop(arena);
         spare.0.lock().expect("no test panics with it").capacity()
     }
@@ -79,6 +79,7 @@ mod tests {
         assert!(kept >= KEPT_MIN);
         assert_eq!(left_by(&spare, KEPT_MIN), kept);
         assert!(left_by(&spare, 3 * KEPT_MIN) >= 3 * KEPT_MIN);
+        assert_eq!(left_by(&spare, 1), 0, "it is not needed any more");
     }
 
     #[test]
@@ -86,7 +87,7 @@ mod tests {
         let spare = Arc::<Spare>::default();
         let arenas = [1, 3, 2].map(|times| {
             let mut arena = Arena::from_spare(spare.clone());
-            arena.resize(times * KEPT_MIN, 7);
+            arena.extend_from_slice(&vec![7; times * KEPT_MIN]);
             arena
         });
         drop(arenas);

@@ -254,7 +254,7 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
         let (mut model, mut gone) = (HashMap::new(), Vec::new());
         let mut images = Images::default();
         let mut random = 1u64;
-        let steps: u64 = if cfg!(miri) { 60 } else { 6000 };
+        let steps: u64 = if cfg!(miri) { 30 } else { 6000 };
         for step in 0..steps {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let record = link(&tagger, random >> 33 & 63, random >> 40 & 15, step);
