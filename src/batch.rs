@@ -104,11 +104,6 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// None so far; their bytes are to go into this arena.
-    pub fn in_arena(arena: Arena) -> Operations {
-        Operations { list: Vec::new(), arena }
-    }
-
     /// Hashes and takes in a small blob.
     pub fn put(&mut self, tagger: &Tagger, algorithm: Algorithm, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(algorithm, bytes);

@@ -49,7 +49,7 @@ pub enum Outcome<M: Medium = Disk> {
 
 impl<M: Medium> Batch<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>) -> Batch<M> {
-        let operations = Operations::in_arena(shared.arena());
+        let operations = Operations { arena: shared.arena(), ..Operations::default() };
         Batch { pack: shared.pack(), shared, operations, staged: Vec::new() }
     }
 

@@ -8,7 +8,7 @@ use crate::format::Entry;
 use crate::medium::{Sim, SimDirectory};
 use crate::store::Store;
 
-/// A pack with a blob that links to twenty, closed and opened again, so that its superblocks name the whole index.
+/// A pack with a blob that links to twenty, after a checkpoint, so that the newest superblock names the whole index.
 fn tree(durability: Durability) -> (SimDirectory, Store<Sim>, Digest) {
     let directory = SimDirectory::new(64 << 20);
     let tuning = Tuning { removal_images: 6, ..Tuning::default() };
