@@ -5,7 +5,7 @@
 //! progress, nor the live directory. Which regions are free is never stored. The runs form a list in the file; what the
 //! two superblocks' directories reach is not free; this is worked out when the first region is needed.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 
 use foldhash::fast::RandomState;
 use zerocopy::IntoBytes;
@@ -53,6 +53,13 @@ impl Region {
     }
 }
 
+/// Regions that are free again once their checkpoint is gone. A large removal copies each segment, so a note is short.
+#[derive(Clone, Default)]
+struct Retired {
+    segments: Vec<Offset>,
+    directories: Vec<Region>,
+}
+
 /// The allocator of one pack. Its caller holds the space lock.
 #[derive(Clone)]
 pub struct Space {
@@ -68,8 +75,8 @@ pub struct Space {
     /// Free segments, and whether one was never stored into: then it need not be read to know its generation.
     segments: Vec<(Offset, bool)>,
     directories: Vec<Region>,
-    /// Regions that a checkpoint names, and the newest one that does.
-    retired: VecDeque<(u64, Region, bool)>,
+    /// Regions that checkpoints name, by the sequence of the newest one that does.
+    retired: BTreeMap<u64, Retired>,
     /// Free segments that commits on their way may take.
     promised: u64,
     total_segments: u64,
@@ -100,7 +107,7 @@ impl Space {
             known: false,
             segments: Vec::new(),
             directories: Vec::new(),
-            retired: VecDeque::new(),
+            retired: BTreeMap::new(),
             promised: 0,
             total_segments: 0,
             live_segments: 0,
@@ -125,7 +132,7 @@ impl Space {
             known: true,
             segments: Vec::new(),
             directories: Vec::new(),
-            retired: VecDeque::new(),
+            retired: BTreeMap::new(),
             promised: 0,
             total_segments: 0,
             live_segments: 1,
@@ -290,22 +297,20 @@ impl Space {
 
     /// A segment that the checkpoint `sequence`, and perhaps earlier ones, name.
     pub fn retire_segment(&mut self, offset: Offset, sequence: u64) {
-        self.retired.push_back((sequence, Region { offset, bytes: segment_bytes(self.slots) }, true));
+        self.retired.entry(sequence).or_default().segments.push(offset);
     }
 
     /// A directory that the checkpoint `sequence`, and perhaps earlier ones, name.
     pub fn retire_directory(&mut self, region: Region, sequence: u64) {
-        self.retired.push_back((sequence, region, false));
+        self.retired.entry(sequence).or_default().directories.push(region);
     }
 
     /// The older of the two superblocks is `oldest` now: what only earlier ones named is free.
     pub fn release_retired(&mut self, oldest: u64) {
-        // In the order of their numbers, but for what was found at open, which comes first and has the lowest.
-        while let Some(&(sequence, region, is_segment)) = self.retired.front()
-            && sequence < oldest
-        {
-            self.retired.pop_front();
-            if is_segment { self.segments.push((region.offset, false)) } else { self.directories.push(region) }
+        let held = self.retired.split_off(&oldest);
+        for free in std::mem::replace(&mut self.retired, held).into_values() {
+            self.segments.extend(free.segments.into_iter().map(|segment| (segment, false)));
+            self.directories.extend(free.directories);
         }
     }
 
