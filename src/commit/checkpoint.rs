@@ -3,7 +3,7 @@
 //! # A checkpoint
 //!
 //! At a commit boundary the index is frozen, in constant time; commits go on and copy what they touch. Then: sync the
-//! log so far, if it may not be durable; sync the regions that are new since the last checkpoint; *then* write the
+//! regions that are new since the last checkpoint, and the log so far where it may not be durable; *then* write the
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
 //! One that is due by what was committed goes on in a thread of its own, beside further commits; these are
 //! slowed down where the next one is due before it has ended, and wait where even that does not do.
@@ -21,7 +21,7 @@ use super::{Durability, State, Writer, lock};
 use crate::error::{Error, Result};
 use crate::format::{Offset, Superblock, directory_bytes, features};
 use crate::medium::Medium;
-use crate::space::sync_regions;
+use crate::space::{sync_index, sync_whole};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
 
@@ -126,10 +126,11 @@ impl<M: Medium> Writer<M> {
             next.incompatible = U64::new(next.incompatible.get() | features);
             (fresh, next)
         };
-        if self.settings.durability == Durability::Process {
-            self.medium.sync_all().map_err(|e| Error::io("sync the log", self.medium.path(), e))?;
+        match self.settings.durability {
+            Durability::PowerLoss => sync_index(self.medium.as_ref(), fresh)?,
+            // The log as well.
+            Durability::Process => sync_whole(self.medium.as_ref())?,
         }
-        sync_regions(self.medium.as_ref(), fresh, "sync the index")?;
         superblocks.write(self.medium.as_ref(), next)?;
         // Only now: a commit that names a superblock vouches for it.
         let mut state = lock(&self.state);

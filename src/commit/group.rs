@@ -182,8 +182,9 @@ impl<M: Medium> Writer<M> {
                 .write_at(run[0].0, &bytes, durable)
                 .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
         }
-        if !durable {
-            // What is full begins its way to the disk, so that the next checkpoint has less to wait for.
+        if !durable && self.superblocks.try_lock().is_ok() {
+            // What is full begins its way to the disk, so that the next checkpoint has less to wait for. During one the
+            // disk is busy, and would keep this waiting.
             let jumps =
                 group.iter().flat_map(|pending| &pending.heads).filter(|(_, head)| head.kind == Kind::Jump as u8);
             for (at, _) in jumps {

@@ -41,13 +41,17 @@ fn batches_that_a_checkpoint_overtakes_are_promised_copies() {
 }
 
 #[test]
-fn a_checkpoint_syncs_the_log_where_commits_did_not() {
-    for durability in [Durability::PowerLoss, Durability::Process] {
+fn a_checkpoint_syncs_the_whole_file_where_commits_did_not_sync_the_log() {
+    let [durable, fast] = [Durability::PowerLoss, Durability::Process].map(|durability| {
         let (directory, store) = create(durability);
         store.put(b"a blob").unwrap();
         directory.record(true);
         store.checkpoint().unwrap();
-        let syncs = directory.steps().iter().filter(|step| step.action == Action::SyncAll).count();
-        assert_eq!(syncs, usize::from(durability == Durability::Process), "{durability:?}");
-    }
+        let steps = directory.steps();
+        let whole = steps.iter().filter(|step| step.action == Action::SyncAll).count();
+        let ranged = steps.iter().filter(|step| matches!(step.action, Action::SyncRange { .. })).count();
+        (whole, ranged)
+    });
+    assert_eq!((durable.0, fast.0), (0, 1));
+    assert!(durable.1 > fast.1, "ranges of the index are in it: {durable:?} {fast:?}");
 }

@@ -250,6 +250,11 @@ fn what_is_full_begins_its_way_to_the_disk_where_commits_are_not_synced() {
         assert!(full.len() > 2);
         let synced = durability == Durability::PowerLoss;
         assert_eq!(writer.medium().written_back(), if synced { Vec::new() } else { full }, "{durability:?}");
+        // As while a checkpoint is at work.
+        let (begun, checkpoint) = (writer.medium().written_back(), lock(&writer.superblocks));
+        (0..1000).for_each(|_| assert!(store.reference(&digest).is_ok()));
+        assert_eq!(writer.medium().written_back(), begun, "{durability:?}");
+        drop(checkpoint);
     }
 }
 
