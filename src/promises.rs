@@ -87,7 +87,7 @@
 //! * An image or tree from a stranger never leads outside its target, and is stored as a whole or not at all
 //!   (`image_tree::no_manifest_leads_out_of_the_target`,
 //!   `images::a_bad_layout_is_refused_by_the_name_of_the_part_and_changes_nothing`).
-//! * A chain of any length is removed on a small stack and in bounded memory, but for five bytes a blob
+//! * A chain of any length is removed on a small stack and in bounded memory, but for three bytes a blob
 //!   (`limits::a_long_chain_is_freed_on_a_small_stack_and_in_bounded_memory`), all at once
 //!   (`limits::a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off`).
 //!
