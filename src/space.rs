@@ -410,8 +410,8 @@ impl Space {
                 self.retire_directory(region, sequence);
             }
         }
-        // A copy of a pack has holes where regions were never used. Stores into them must not need space (R8), so they
-        // get it now, or stay unused.
+        // A copy of a pack has holes where regions were never used. Stores into them must not need space, so they get
+        // it now, or stay unused.
         // What asks for more than twice the bytes that the file has, in all, is forged.
         let mut budget = blocks.saturating_mul(2).saturating_add(UNUSED_BYTES_MIN);
         segments.truncate(to_usize(budget / segment_bytes(self.slots)));
