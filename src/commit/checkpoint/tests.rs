@@ -41,6 +41,18 @@ fn batches_that_a_checkpoint_overtakes_are_promised_copies() {
 }
 
 #[test]
+fn commits_after_a_checkpoint_name_its_superblock() {
+    let (_, store) = create(Durability::PowerLoss);
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    for byte in 0..3 {
+        store.put(&[byte]).unwrap();
+        store.checkpoint().unwrap();
+        assert_eq!(lock(&writer.state).sequence, lock(&writer.superblocks).newest.sequence.get());
+    }
+}
+
+#[test]
 fn a_checkpoint_syncs_the_whole_file_where_commits_did_not_sync_the_log() {
     let [durable, fast] = [Durability::PowerLoss, Durability::Process].map(|durability| {
         let (directory, store) = create(durability);
