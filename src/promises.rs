@@ -59,7 +59,10 @@
 //!   (`rot::what_a_flipped_bit_leaves_is_brought_back`, `rot::the_tool_names_what_rots_and_what_it_takes_with_it`).
 //! * A sector that can't be read is a named error from a verification, a rebuild, a compaction, an inspection, and
 //!   [`Blob::verify`](crate::Blob::verify) (`rot::an_unreadable_sector_is_a_named_error`,
-//!   `rot::the_tool_survives_a_disk_that_goes_bad`). Other reads go through the map, where it is a signal.
+//!   `rot::the_tool_survives_a_disk_that_goes_bad`), and from whoever recovers what a killed writer has left
+//!   (`rot::an_unreadable_index_of_a_killed_store_is_a_named_error`,
+//!   `rot::the_tool_survives_a_disk_that_goes_bad_under_a_killed_store`). Other reads go through the map, where it is a
+//!   signal.
 //! * A torn end of the log is cut off and reported; damage before it is an error, never a silent cut
 //!   (`rot::a_damaged_newest_commit_is_dropped_with_a_word`,
 //!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`).

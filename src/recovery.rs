@@ -399,6 +399,7 @@ fn replay<M: Medium>(
 
 fn merge<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Space, images: &mut Images) -> Result<View<M>> {
     images.sort();
+    view.check_directory_readable(table.live())?;
     let mut from = 0;
     while from < images.count() {
         if view.outgrown(space.end().0) {

@@ -393,20 +393,22 @@ impl Space {
         let later = medium.shares_blocks();
         let foreign = if later { all.collect() } else { HashSet::default() };
         let now = Reach::of(medium, newest)?;
-        let before = older.map(|older| Reach::of(medium, older)).transpose()?;
         now.check(medium, &segments)?;
         let blocks = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
         self.total_segments = segments.len() as u64;
         self.live_segments = now.segments.len() as u64;
         segments.retain(|segment| now.segments.binary_search(segment).is_err());
         directories.retain(|region| region.offset != now.directory);
-        if let (Some(before), Some(older)) = (before, older) {
+        if let Some(older) = older {
+            // What can't be read may name any of them, until the next superblock takes its place.
+            let before = Reach::of(medium, older).ok();
             let sequence = older.sequence.get();
-            let held = |segment: &Offset| before.segments.binary_search(segment).is_ok();
+            let held = |segment: &Offset| before.as_ref().is_none_or(|b| b.segments.binary_search(segment).is_ok());
             for segment in segments.extract_if(.., |segment| held(segment)) {
                 self.retire_segment(segment, sequence);
             }
-            for region in directories.extract_if(.., |region| region.offset == before.directory) {
+            let is_its = |region: &Region| before.as_ref().is_none_or(|before| region.offset == before.directory);
+            for region in directories.extract_if(.., |region| is_its(region)) {
                 self.retire_directory(region, sequence);
             }
         }

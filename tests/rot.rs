@@ -295,6 +295,39 @@ fn an_unreadable_sector_is_a_named_error() {
     assert!(named > 40, "{named}");
 }
 
+/// A recovery looks at the index of the checkpoint, of which any sector may be unreadable.
+#[test]
+fn an_unreadable_index_of_a_killed_store_is_a_named_error() {
+    let bytes = killed(|store| {
+        fill(store);
+        store.checkpoint().unwrap();
+        // Changes in most segments are left to recovery.
+        for digest in all(store) {
+            store.reference(&digest).unwrap();
+        }
+    });
+    let parts = index(&bytes);
+    let (mut named, mut sectors) = (0, 0);
+    for (at, length) in parts {
+        for sector in at / 512..(at + length).div_ceil(512) {
+            let context = format!("sector {sector}");
+            let directory = inserted(bytes.clone(), FILE_BYTES_MAX);
+            directory.set_unreadable(PACK, sector * 512..sector * 512 + 512);
+            sectors += 1;
+            for opened in [read_only(&directory), open_simulated(&directory, &small(), How::Open)] {
+                match opened {
+                    Ok(_) => {}
+                    Err(blobpack::Error::Io { .. }) => named += 1,
+                    Err(error) => panic!("{context}: {error}"),
+                }
+            }
+            let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
+            assert!(store.verify().unwrap().damage.is_empty(), "{context}");
+        }
+    }
+    assert!(sectors > 9 && named > sectors, "{named} of {}", 2 * sectors);
+}
+
 /// So many blobs of 15,000 bytes: four of them take a chunk.
 fn puts(blobs: u64) -> (Vec<u8>, Vec<Digest>) {
     let mut digests = Vec::new();
@@ -736,4 +769,40 @@ fn the_tool_survives_a_disk_that_goes_bad() {
     assert_eq!(run(&["rebuild"]).0, 0);
     let (code, said) = run(&["verify", "--repair"]);
     assert!(code == 4 && told(&said), "{said}");
+}
+
+/// The same where a writer was killed: whoever opens its pack loads what the log's images belong to.
+#[cfg(feature = "cli")]
+#[test]
+fn the_tool_survives_a_disk_that_goes_bad_under_a_killed_store() {
+    let Some(disk) = BadDisk::new(48 << 20) else {
+        println!("skipped: needs root, losetup and mkfs.ext4");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blobs.pack");
+    let store = Store::options().open(&path).unwrap();
+    let mut batch = store.batch();
+    let digests: Vec<Digest> = (0..3000).map(|seed| batch.put(&content(seed, 300)).unwrap()).collect();
+    batch.commit().unwrap();
+    store.checkpoint().unwrap();
+    let mut batch = store.batch();
+    for digest in digests.iter().step_by(100) {
+        batch.reference(digest);
+    }
+    batch.commit().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let path = disk.mounted().join("blobs.pack");
+    std::fs::write(&path, &bytes).unwrap();
+    let log_end = of_kind(&bytes, Kind::Commit).iter().map(|commit| commit.end().0).max().unwrap();
+    let (segment, _) = index(&bytes).into_iter().find(|&(at, _)| at > log_end).unwrap();
+    disk.cut_at(&bytes[segment as usize..][..64]);
+    for (verb, code) in [(&["verify"][..], 1), (&["compact"], 1), (&["verify", "--repair"], 1), (&["rebuild"], 0)] {
+        let mut tool = std::process::Command::new(env!("CARGO_BIN_EXE_blobpack"));
+        let done = tool.arg(verb[0]).arg(&path).args(&verb[1..]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        println!("{verb:?}: {said}");
+        assert_eq!(done.status.code(), Some(code), "{verb:?}: {:?} {said}", done.status);
+        assert!(code == 0 || said.contains("Input/output error"), "{verb:?}: {said}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::probe::{Answer, Stop};
 use crate::error::{Error, Result};
-use crate::format::{Entry, Offset, segment_bytes, to_usize};
+use crate::format::{Entry, LiveWord, Offset, segment_bytes, to_usize};
 use crate::medium::Medium;
 use crate::record::Record;
 use crate::view::View;
@@ -18,7 +18,7 @@ impl<M: Medium> View<M> {
     /// sector is an error and not a signal.
     pub fn each_segment(&self, mut each: impl FnMut(Offset, Answer<Vec<Record>>) -> Result<()>) -> Result<()> {
         let live = self.live();
-        self.check_readable(live.directory, 8 << live.depth)?;
+        self.check_directory_readable(live)?;
         let mut seen: HashSet<u64, foldhash::fast::RandomState> = HashSet::default();
         for index in 0..1_u64 << live.depth {
             let Some(word) = self.word(Offset(live.directory.0 + 8 * index)) else {
@@ -29,7 +29,7 @@ impl<M: Medium> View<M> {
             }
             let at = Entry::unpack(word).segment;
             let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
-            let readable = self.check_readable(at, segment_bytes(self.slots()));
+            let readable = self.check_segment_readable(at);
             let records = readable.map_err(Stop::from).and_then(|()| self.records_from(tag));
             each(at, records.map(|(records, _)| records))?;
         }
@@ -45,6 +45,16 @@ impl<M: Medium> View<M> {
             Err(Stop::Failed(error @ Error::Io { .. })) => Err(error),
             _ => Ok(()),
         })
+    }
+
+    /// The same for the directory alone.
+    pub fn check_directory_readable(&self, live: LiveWord) -> Result<()> {
+        self.check_readable(live.directory, 8 << live.depth)
+    }
+
+    /// The same for one segment.
+    pub fn check_segment_readable(&self, at: Offset) -> Result<()> {
+        self.check_readable(at, segment_bytes(self.slots()))
     }
 
     /// Whether a range can be read. What lies in memory can, and what lies outside the file is for others to find.

@@ -453,6 +453,23 @@ impl Pack {
 }
 
 #[test]
+fn what_an_unreadable_directory_may_name_is_free_once_its_superblock_is_gone() {
+    let pack = Pack::new();
+    pack.medium.publish(false).unwrap();
+    let make_unreadable = |number: usize| {
+        let at = pack.directories[number].offset.0;
+        pack.directory.set_unreadable("blobs.pack", at..at + 512);
+    };
+    make_unreadable(1);
+    let mut space = pack.learned(Some(&pack.older)).unwrap();
+    assert!(space.segments.is_empty() && space.directories.is_empty());
+    space.release_retired(9);
+    assert_eq!((space.segments.len(), space.directories.len()), (14, 2));
+    make_unreadable(0);
+    assert!(matches!(pack.learned(None), Err(Error::Io { .. })));
+}
+
+#[test]
 fn what_neither_superblock_reaches_is_free() {
     let pack = Pack::new();
     Space::check_runs(&pack.medium, &pack.newest).unwrap();

@@ -47,7 +47,8 @@ impl Images {
 
 impl Table {
     /// Puts those of the images from the number `from` on that belong to the same segment as that one into it; returns
-    /// how many. Nobody sees the index before it is published.
+    /// how many. Nobody sees the index before it is published. A segment that can't be read is an error, as long as the
+    /// directory can.
     pub fn merge<M: Medium>(
         &mut self,
         view: &View<M>,
@@ -57,6 +58,7 @@ impl Table {
     ) -> Result<usize> {
         let (first, number, removed) = images.order[from];
         let (index, entry) = self.entry(view, first)?;
+        view.check_segment_readable(entry.segment)?;
         let header = header(self.segment(view, entry)?)
             .ok_or_else(|| view.damaged(entry.segment, "a segment's header fails its checksum"))?;
         let depth = header.depth.get().min(DEPTH_MAX);
