@@ -304,7 +304,7 @@ fn fill_all(place: &Path) {
             for steps in if is_full() { (1..=STEPS).collect() } else { some } {
                 // A new one each time: what was full once may keep space for other uses for a while.
                 let Some(disk) = Disk::new(place, kind, make) else {
-                    println!("a full {kind} was skipped: it can't be made or mounted here");
+                    common::skipped(&format!("a full {kind} can't be made or mounted here"));
                     continue;
                 };
                 println!("{kind}, {way:?}, after {steps} steps");
@@ -322,7 +322,7 @@ fn on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up() 
         return fill_all(Path::new(&place));
     }
     if !rustix::process::geteuid().is_root() || !call("unshare", &["--mount", "true"]) {
-        println!("full disks were skipped: they need root and unshare");
+        common::skipped("full disks need root and unshare");
         return;
     }
     let place = tempfile::tempdir().unwrap();

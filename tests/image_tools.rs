@@ -30,7 +30,7 @@ impl Place {
         for tool in ["skopeo", "umoci"] {
             let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
-                println!("{test} was skipped: {tool} is not installed");
+                common::skipped(&format!("{test}: {tool} is not installed"));
                 return None;
             }
         }

@@ -15,7 +15,7 @@ mod common;
 mod parts;
 #[path = "rot/truth.rs"]
 mod truth;
-use common::{PACK, content, inserted, open_simulated, simulated, small};
+use common::{PACK, content, inserted, open_simulated, simulated, skipped, small};
 use parts::{bits, flip, frames, index, is_chunk_place, newest, of_kind, put_superblock, reseal};
 
 use truth::{Truth, fill, is_named};
@@ -87,6 +87,53 @@ fn is_right_or_named(store: &Store<Sim>, truths: &[&Truth], context: &str) -> us
     panic!("{context}: {wrong:?}");
 }
 
+/// The verbs that look through a whole pack, or at many blobs, give right answers or named errors.
+fn is_looked_through(store: &Store<Sim>, truth: &Truth, context: &str) {
+    let is_right = |what: &str, answer: Result<bool>| match answer {
+        Ok(right) => assert!(right, "{context}: {what}"),
+        Err(error) => assert!(is_named(&error), "{context}: {what}: {error}"),
+    };
+    if let Ok(listed) = store.list().collect::<Result<Vec<_>>>() {
+        let rest = store.list_after(&listed[4]).collect::<Result<Vec<_>>>();
+        is_right("list_after", rest.map(|rest| rest == listed[5..]));
+    }
+    let (digests, held): (Vec<_>, Vec<_>) = truth.blobs.iter().unzip();
+    let digests: Vec<Digest> = digests.into_iter().copied().collect();
+    let reader = store.reader().unwrap();
+    let is_it = |(blob, held): (&Option<blobpack::BlobRef<'_>>, &&truth::Held)| {
+        blob.as_ref().is_none_or(|blob| blob.len() == held.bytes.len())
+    };
+    is_right("get_many", reader.get_many(&digests).map(|found| found.iter().zip(&held).all(is_it)));
+    for digest in &digests {
+        is_right("tree", store.tree(digest).map(|_| true));
+        is_right("why", store.why(digest).map(|_| true));
+    }
+    is_right("usage", store.usage().map(|_| true));
+    is_right("layout", store.layout().map(|_| true));
+}
+
+/// All that can be had of a copy, as `blobpack verify --repair` and a compaction bring it back, and how many commits
+/// were cut off for it.
+fn brought_back(directory: &SimDirectory, context: &str) -> (Store<Sim>, u64) {
+    let directory = copy(directory);
+    let mut cut_off = 0;
+    let rebuilt = open_simulated(&directory, &small(), How::Rebuild).or_else(|error| {
+        assert!(error.is_damage(), "{context}: {error}");
+        let recovery = open_simulated(&directory, &small(), How::Repair)?.recovery();
+        cut_off = recovery.lost_commits + recovery.dropped_commits;
+        open_simulated(&directory, &small(), How::Rebuild)
+    });
+    let store = rebuilt.or_else(|error| {
+        assert!(error.is_damage(), "{context}: {error}");
+        let store = open_simulated(&directory, &small(), How::Open)?;
+        store.compact()?;
+        Ok::<_, blobpack::Error>(store)
+    });
+    let store = store.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let recovery = store.recovery();
+    (store, cut_off + recovery.lost_commits + recovery.dropped_commits)
+}
+
 /// The bytes of a pack whose writer was killed after `work`.
 fn killed(work: impl FnOnce(&Store<Sim>)) -> Vec<u8> {
     let (directory, store) = simulated(FILE_BYTES_MAX);
@@ -118,6 +165,9 @@ fn a_flipped_bit_of_a_closed_store_gives_right_data_or_a_named_error() {
         if bit % 7 == 0 {
             let items = blobpack::inspect_in(directory.open(PACK, false).unwrap()).unwrap().count();
             assert!(items > 3, "{context}");
+            if let Ok(store) = read_only(directory) {
+                is_looked_through(&store, &truth, &context);
+            }
         }
     });
 }
@@ -140,6 +190,10 @@ fn what_a_flipped_bit_leaves_is_brought_back() {
                 let change = || {
                     let digest = store.put(b"a new blob")?.digest;
                     store.get(&digest)?.verify()?;
+                    (store.reference(&digest)?, store.reference(&digest)?);
+                    let (name, other) = ("a new name".parse().unwrap(), truth.blobs.keys().next().unwrap());
+                    (store.link(&digest, other)?, store.unlink(&digest, other)?);
+                    (store.set_name(&name, &digest)?, store.remove_name(&name)?);
                     store.dereference(&digest)
                 };
                 match change() {
@@ -150,20 +204,8 @@ fn what_a_flipped_bit_leaves_is_brought_back() {
             Err(error) => assert!(error.is_damage(), "{context}: {error}"),
         }
 
-        // As `blobpack verify --repair` does it.
-        let directory = copy(directory);
-        let rebuilt = open_simulated(&directory, &small(), How::Rebuild).or_else(|error| {
-            assert!(error.is_damage(), "{context}: {error}");
-            drop(open_simulated(&directory, &small(), How::Repair)?);
-            open_simulated(&directory, &small(), How::Rebuild)
-        });
-        let store = rebuilt.or_else(|error| {
-            assert!(error.is_damage(), "{context}: {error}");
-            let store = open_simulated(&directory, &small(), How::Open)?;
-            store.compact()?;
-            Ok::<_, blobpack::Error>(store)
-        });
-        let store = store.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let (store, cut_off) = brought_back(directory, &context);
+        assert_eq!(cut_off, 0, "{context}: a checkpoint vouches for all");
         let found = store.verify().unwrap().damage;
         assert_eq!(found.iter().filter(|finding| !finding.what.contains("the bytes have")).count(), 0, "{context}");
         let mut truth = truth.clone();
@@ -197,17 +239,21 @@ fn a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit() {
             Ok(store) => drop(is_right_or_named(&store, &[all, before], &context)),
             Err(error) => assert!(error.is_damage(), "{context}: {error}"),
         }
-        let directory = copy(directory);
-        let store = match open_simulated(&directory, &small(), How::Open) {
+        let store = match open_simulated(&copy(directory), &small(), How::Open) {
             Ok(store) => store,
             Err(error) => {
                 assert!(error.is_damage(), "{context}: {error}");
-                // What a repair cuts off is counted, and an index can be had of the rest.
-                if let Ok(store) = open_simulated(&directory, &small(), How::Repair) {
-                    let recovery = store.recovery();
-                    let there = store.list().filter_map(Result::ok).count();
-                    let lost = recovery.lost_commits + recovery.dropped_commits;
-                    assert!(lost > 0 || there == all.blobs.len(), "{context}: {recovery:?}");
+                // What a repair cuts off is counted, and the rest is right.
+                let (store, cut_off) = brought_back(directory, &context);
+                if cut_off == 0 && store.recovery().lost_names.is_empty() {
+                    assert!(is_right_or_named(&store, &[all], &context) <= 1);
+                }
+                for digest in store.list() {
+                    let digest = digest.unwrap();
+                    let blob = store.get(&digest).unwrap();
+                    // One that was removed later is there again.
+                    let is_right = all.blobs.get(&digest).is_none_or(|held| blob.as_bytes() == held.bytes);
+                    assert_eq!(is_right, blob.verify().is_ok(), "{context}: {digest}");
                 }
                 return;
             }
@@ -738,7 +784,7 @@ impl Drop for BadDisk {
 #[test]
 fn the_tool_survives_a_disk_that_goes_bad() {
     let Some(disk) = BadDisk::new(48 << 20) else {
-        println!("skipped: needs root, losetup and mkfs.ext4");
+        skipped("a disk that goes bad needs root, losetup and mkfs.ext4");
         return;
     };
     let path = disk.mounted().join("blobs.pack");
@@ -776,7 +822,7 @@ fn the_tool_survives_a_disk_that_goes_bad() {
 #[test]
 fn the_tool_survives_a_disk_that_goes_bad_under_a_killed_store() {
     let Some(disk) = BadDisk::new(48 << 20) else {
-        println!("skipped: needs root, losetup and mkfs.ext4");
+        skipped("a disk that goes bad needs root, losetup and mkfs.ext4");
         return;
     };
     let directory = tempfile::tempdir().unwrap();

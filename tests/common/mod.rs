@@ -29,6 +29,12 @@ pub fn small() -> OpenOptions {
     Store::options().tuning(tuning())
 }
 
+/// Says that a test does nothing here. The harness shows what `println!` prints of failed tests alone.
+pub fn skipped(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+}
+
 /// `length` bytes that no other `seed` has.
 pub fn content(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
