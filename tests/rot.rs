@@ -3,12 +3,14 @@
 //! Here a part of all bits is flipped; `BLOBPACK_ROT=all` flips each.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
-use blobpack::format::{FrameHeader, Identity, Kind, Offset, RunDetail, SUPERBLOCKS_AT};
+use blobpack::format::{
+    BlobHeader, Frame, FrameHeader, Identity, Kind, Offset, RunDetail, SUPERBLOCKS_AT, header_bytes,
+};
 use blobpack::medium::{Medium, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Algorithm, Digest, Recovery, Result, Store};
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 mod common;
 #[path = "rot/parts.rs"]
@@ -190,10 +192,13 @@ fn what_a_flipped_bit_leaves_is_brought_back() {
                 let change = || {
                     let digest = store.put(b"a new blob")?.digest;
                     store.get(&digest)?.verify()?;
-                    (store.reference(&digest)?, store.reference(&digest)?);
+                    store.reference(&digest)?;
+                    store.reference(&digest)?;
                     let (name, other) = ("a new name".parse().unwrap(), truth.blobs.keys().next().unwrap());
-                    (store.link(&digest, other)?, store.unlink(&digest, other)?);
-                    (store.set_name(&name, &digest)?, store.remove_name(&name)?);
+                    store.link(&digest, other)?;
+                    store.unlink(&digest, other)?;
+                    store.set_name(&name, &digest)?;
+                    store.remove_name(&name)?;
                     store.dereference(&digest)
                 };
                 match change() {
@@ -372,6 +377,68 @@ fn an_unreadable_index_of_a_killed_store_is_a_named_error() {
         }
     }
     assert!(sectors > 9 && named > sectors, "{named} of {}", 2 * sectors);
+}
+
+/// Whoever reads a pack knows its marker, and can store a blob in which a whole frame stands at its very place.
+#[test]
+fn a_frame_in_a_payload_is_not_taken_for_one() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    store.put(&content(1, 100)).unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let tail = frames(&bytes).iter().filter(|frame| frame.kind == Kind::Commit).map(Frame::end).max().unwrap();
+    let marker = Identity::read_from_prefix(&bytes).unwrap().0.marker.get();
+    let (forged, hidden) = (content(2, 64), Offset(tail.0 + header_bytes(Algorithm::Sha256)));
+    let digest = Digest::of(Algorithm::Sha256, &forged);
+    let payload = [BlobHeader::new(marker, hidden, &digest, 64).bytes(), &forged].concat();
+    store.put(&payload).unwrap();
+    let truth = Truth::of(&store);
+    let bytes = directory.bytes(PACK).unwrap();
+    let there = Frame::parse(&bytes[hidden.0 as usize..][..128], marker, hidden).unwrap();
+    assert_eq!(there.digest, Some(digest), "it is a frame to whoever looks there");
+    for how in [How::Open, How::Repair, How::Rebuild] {
+        let directory = inserted(bytes.clone(), FILE_BYTES_MAX);
+        let items = blobpack::inspect_in(directory.open(PACK, false).unwrap()).unwrap();
+        assert_eq!(items.filter(|item| item.kind == "blob").count(), 2);
+        let store = open_simulated(&directory, &small(), how).unwrap();
+        for compacted in [false, true] {
+            assert!(store.find(&digest).unwrap().is_none());
+            assert_eq!(is_right_or_named(&store, &[&truth], &format!("{how:?} {compacted}")), 0);
+            store.compact().unwrap();
+        }
+    }
+}
+
+/// `cp` of a pack that is being written: its first part is of one moment, and the rest of a later one.
+#[test]
+fn a_copy_of_no_one_moment_opens_as_after_a_crash_or_says_that_it_is_damaged() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let mut moments = Vec::new();
+    for round in 0..6 {
+        let batch: Vec<_> = (0..12).map(|n| store.put(&content(100 * round + n, 700)).unwrap().digest).collect();
+        store.link(&batch[0], &batch[1]).unwrap();
+        store.dereference(&batch[2]).unwrap();
+        moments.push(directory.bytes(PACK).unwrap());
+    }
+    let (mut opened, mut damaged) = (0, 0);
+    for (early, late) in moments.iter().zip(&moments[1..]).chain(moments.iter().zip(&moments[3..])) {
+        for cut in (4096..early.len()).step_by(12 << 10) {
+            let copy = inserted([&early[..cut], &late[cut..]].concat(), FILE_BYTES_MAX);
+            match open_simulated(&copy, &small(), How::Open) {
+                Ok(store) => {
+                    opened += 1;
+                    for blob in store.list() {
+                        let told = blob.and_then(|digest| store.get(&digest)?.verify());
+                        assert!(told.as_ref().err().is_none_or(is_named), "{cut}: {told:?}");
+                    }
+                }
+                Err(error) => {
+                    damaged += 1;
+                    assert!(error.is_damage(), "{cut}: {error}");
+                }
+            }
+        }
+    }
+    assert!(opened > 9 && damaged > 0, "{opened} {damaged}");
 }
 
 /// So many blobs of 15,000 bytes: four of them take a chunk.

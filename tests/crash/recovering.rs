@@ -51,9 +51,9 @@ impl Watcher {
     }
 }
 
-/// Kills a run after `kill` steps, and then the recovery, and the recovery from that; a reader stays attached. `None`:
-/// the run has not so many steps.
-fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Option<()>, String> {
+/// Kills a run after `kill` steps, and then the recovery, and the recovery from that; a reader stays attached. Returns
+/// how many recoveries were killed before they were done; `None`: the run has not so many steps.
+fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Option<usize>, String> {
     let options = options(Durability::PowerLoss);
     let error = |error: Error| error.to_string();
     let rig = Rig::new(prepared.disk.directory(), kill as u64);
@@ -91,6 +91,7 @@ fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Optio
         watcher.wrong.take().map_or(Ok(watcher.at), Err)
     };
     let mut seen = result("killed")?;
+    let mut deaths = 0;
     for depth in 1..=DEPTH + 1 {
         // What a reader saw, and what was acknowledged, a power cut now must not take back.
         let mood = MOODS[random.below(MOODS.len())];
@@ -105,6 +106,7 @@ fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Optio
         let store = rig.open(&options);
         rig.stop_observing();
         let died = rig.revive();
+        deaths += usize::from(died);
         rig.die_after(0);
         let survivor = match store {
             Ok(store) if !died => Some(store),
@@ -121,7 +123,7 @@ fn killed(prepared: &Prepared, kill: usize, random: &mut Random) -> Result<Optio
             return Err(format!("reader and writer disagree: {}", super::differences(&now, &states[seen..=seen])));
         }
     }
-    Ok(Some(()))
+    Ok(Some(deaths))
 }
 
 /// The steps of an opening; `None` where it fails.
@@ -159,17 +161,17 @@ fn cut_again(image: &Image, allowed: &[Model], contents: &Contents, random: &mut
 fn readers_that_stay_while_writers_die_three_deep_never_go_back() {
     let (prepared, seed) = (Prepared::new(7), seed());
     let mut random = Random(seed ^ 0x7ead);
-    let (mut kill, mut runs) = (0, 0);
+    let (mut kill, mut runs) = (0, [0; DEPTH + 1]);
     loop {
         let done = caught(|| killed(&prepared, kill, &mut random));
         match done.unwrap_or_else(|error| panic!("BLOBPACK_CRASH_SEED={seed}, killed after {kill} steps: {error}")) {
-            Some(()) => runs += 1,
+            Some(deaths) => runs[deaths] += 1,
             None => break,
         }
         kill += 1 + random.below(5);
     }
-    eprintln!("{runs} runs that were killed, up to step {kill}");
-    assert!(runs > 80);
+    eprintln!("runs that were killed up to step {kill}, by how many recoveries were: {runs:?}");
+    assert!(runs.iter().sum::<usize>() > 80 && runs[DEPTH] > 20, "{runs:?}");
 }
 
 #[test]
