@@ -141,8 +141,8 @@
 //! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
 //! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It opens as
 //!   what a crash could have left, or says that it is damaged
-//!   (`rot::a_copy_of_no_one_moment_opens_as_after_a_crash_or_says_that_it_is_damaged`). Close the store, take a snapshot
-//!   of the file system, or compact with an [output](crate::CompactOptions::output) elsewhere.
+//!   (`rot::a_copy_of_no_one_moment_opens_as_after_a_crash_or_says_that_it_is_damaged`). Close the store, take a
+//!   snapshot of the file system, or compact with an [output](crate::CompactOptions::output) elsewhere.
 //! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
 //!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
 //!   has locked, and not the thread.
