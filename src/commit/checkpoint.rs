@@ -21,7 +21,7 @@ use super::{Durability, State, Writer, lock};
 use crate::error::{Error, Result};
 use crate::format::{Offset, Superblock, directory_bytes, features};
 use crate::medium::Medium;
-use crate::space::{sync_index, sync_whole};
+use crate::space::sync_regions;
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
 
@@ -127,9 +127,9 @@ impl<M: Medium> Writer<M> {
             (fresh, next)
         };
         match self.settings.durability {
-            Durability::PowerLoss => sync_index(self.medium.as_ref(), fresh)?,
+            Durability::PowerLoss => sync_regions(self.medium.as_ref(), fresh, "sync the index")?,
             // The log as well.
-            Durability::Process => sync_whole(self.medium.as_ref())?,
+            Durability::Process => self.medium.sync_all().map_err(|e| Error::io("sync", self.medium.path(), e))?,
         }
         superblocks.write(self.medium.as_ref(), next)?;
         // Only now: a commit that names a superblock vouches for it.

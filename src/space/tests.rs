@@ -353,23 +353,6 @@ fn regions_that_touch_are_synced_together() {
 }
 
 #[test]
-fn what_is_scattered_over_the_index_is_synced_with_the_whole_file() {
-    let (directory, medium) = file();
-    medium.allocate(Offset(0), 99 * PAGE).unwrap();
-    for apart in [16, 17] {
-        let mut regions: Vec<Region> = (0..apart).map(|number| region(2 * number * PAGE, PAGE)).collect();
-        // It touches the first.
-        regions.push(region(PAGE, PAGE / 2));
-        actions(&directory);
-        sync_index(&medium, regions).unwrap();
-        let synced = actions(&directory);
-        assert_eq!((synced.len(), synced.contains(&Action::SyncAll)), if apart > 16 { (1, true) } else { (16, false) });
-        let whole = vec![(Offset(0), 99 * PAGE)];
-        assert_eq!(medium.written_back(), if apart > 16 { whole } else { Vec::new() }, "the journal waits for less");
-    }
-}
-
-#[test]
 fn segments_that_stand_together_are_allocated_together_and_what_has_no_room_is_left_out() {
     let (directory, medium) = file();
     let at = [100, 101, 102, 200, 300, 301].map(|page| Offset(page * PAGE));
