@@ -85,8 +85,8 @@
 //!   `fuzz_corpus::a_sparse_file_as_long_as_can_be_costs_neither_time_nor_memory_nor_disk`).
 //! * What is sealed with valid checksums and contradicts itself is found
 //!   (`bad_input::what_is_sealed_in_a_sound_pack_is_found`).
-//! * Nothing in a payload can pass for a frame (`rot::a_frame_in_a_payload_is_not_taken_for_one`), and digests that
-//!   were ground to look alike fill no bucket
+//! * A frame that stands in a payload is never replayed (`rot::a_frame_in_a_payload_is_not_taken_for_one`), and digests
+//!   that were ground to look alike fill no bucket
 //!   (`limits::blobs_whose_digests_were_ground_to_begin_alike_fill_the_index_like_any_others`).
 //! * An image or tree from a stranger never leads outside its target, and is stored as a whole or not at all
 //!   (`image_tree::no_manifest_leads_out_of_the_target`,
@@ -139,10 +139,10 @@
 //!   anything, a signal (`SIGBUS`) included. Who can't rule that out reads by
 //!   [`Blob::read_at`](crate::Blob::read_at).
 //! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
-//! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It opens as
-//!   what a crash could have left, or says that it is damaged
-//!   (`rot::a_copy_of_no_one_moment_opens_as_after_a_crash_or_says_that_it_is_damaged`). Close the store, take a
-//!   snapshot of the file system, or compact with an [output](crate::CompactOptions::output) elsewhere.
+//! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It
+//!   opens, and what is wrong with its blobs is named, or it says that it is damaged
+//!   (`rot::a_copy_of_no_one_moment_opens_or_says_that_it_is_damaged`). Close the store, take a snapshot of the file
+//!   system, or compact with an [output](crate::CompactOptions::output) elsewhere.
 //! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
 //!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
 //!   has locked, and not the thread.

@@ -398,6 +398,9 @@ fn replay<M: Medium>(
 }
 
 fn merge<M: Medium>(mut view: View<M>, table: &mut Table, space: &mut Space, images: &mut Images) -> Result<View<M>> {
+    if images.count() == 0 {
+        return Ok(view);
+    }
     images.sort();
     view.check_directory_readable(table.live())?;
     let mut from = 0;

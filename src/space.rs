@@ -399,19 +399,6 @@ impl Space {
         self.live_segments = now.segments.len() as u64;
         segments.retain(|segment| now.segments.binary_search(segment).is_err());
         directories.retain(|region| region.offset != now.directory);
-        if let Some(older) = older {
-            // What can't be read may name any of them, until the next superblock takes its place.
-            let before = Reach::of(medium, older).ok();
-            let sequence = older.sequence.get();
-            let held = |segment: &Offset| before.as_ref().is_none_or(|b| b.segments.binary_search(segment).is_ok());
-            for segment in segments.extract_if(.., |segment| held(segment)) {
-                self.retire_segment(segment, sequence);
-            }
-            let is_its = |region: &Region| before.as_ref().is_none_or(|before| region.offset == before.directory);
-            for region in directories.extract_if(.., |region| is_its(region)) {
-                self.retire_directory(region, sequence);
-            }
-        }
         // A copy of a pack has holes where regions were never used. Stores into them must not need space, so they get
         // it now, or stay unused.
         // What asks for more than twice the bytes that the file has, in all, is forged.
@@ -425,6 +412,19 @@ impl Space {
             budget = within.unwrap_or(budget);
             within.is_some() && (later || medium.allocate(region.offset, region.bytes).is_ok())
         });
+        if let Some(older) = older {
+            // What can't be read may name any of them, until the next superblock takes its place.
+            let before = Reach::of(medium, older).ok();
+            let sequence = older.sequence.get();
+            let held = |segment: &Offset| before.as_ref().is_none_or(|b| b.segments.binary_search(segment).is_ok());
+            for segment in segments.extract_if(.., |segment| held(segment)) {
+                self.retire_segment(segment, sequence);
+            }
+            let is_its = |region: &Region| before.as_ref().is_none_or(|before| region.offset == before.directory);
+            for region in directories.extract_if(.., |region| is_its(region)) {
+                self.retire_directory(region, sequence);
+            }
+        }
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
         self.directories.append(&mut directories);
