@@ -110,6 +110,8 @@ pub struct Verified {
 struct Verifier<'a, M: Medium> {
     view: &'a View<M>,
     result: Verified,
+    /// All that the index holds, the anchor of the names among them.
+    records: u64,
     blobs: Vec<(BlobRecord, Option<Digest>)>,
     /// From and to, and whether a list of links in had it.
     links: HashMap<(Offset, Offset), bool, foldhash::fast::RandomState>,
@@ -168,7 +170,10 @@ impl<M: Medium> Verifier<'_, M> {
         let view = self.view;
         let walked = view.each_segment(|at, records| {
             match records {
-                Ok(records) => records.iter().for_each(|record| self.record(record)),
+                Ok(records) => {
+                    self.records += records.len() as u64;
+                    records.iter().for_each(|record| self.record(record));
+                }
                 Err(Stop::Failed(error) | Stop::Stuck(error)) => {
                     self.unreadable |= !error.is_damage();
                     self.failed_at(Some(at), error);
@@ -250,16 +255,24 @@ impl<M: Medium> Verifier<'_, M> {
             Ok(log) => log,
             Err(error) => return self.failed(error),
         };
-        self.compare(self.view, &log, "is in the index, but not so in the log");
-        self.compare(&log, self.view, "is in the log, but not so in the index");
+        let found = self.compare(&log, self.view, "is in the log, but not so in the index");
+        // Where all of the log is found in the index, which holds no more, there is nothing else in it.
+        if found != Some(self.records) {
+            self.compare(self.view, &log, "is in the index, but not so in the log");
+        }
     }
 
-    fn compare(&mut self, one: &View<M>, other: &View<M>, what: &str) {
+    /// How many records both have, if all of one are in the other.
+    fn compare(&mut self, one: &View<M>, other: &View<M>, what: &str) -> Option<u64> {
+        let (mut found, mut differs) = (0, false);
         // What is wrong with a segment was found before.
         let walked = one.each_segment(|_, records| {
             for record in records.into_iter().flatten() {
                 let there = other.record(record.key(), record.tag());
-                if !matches!(there, Ok(Some(there)) if there == record) {
+                if matches!(there, Ok(Some(there)) if there == record) {
+                    found += 1;
+                } else {
+                    differs = true;
                     self.differs(&record, what);
                 }
             }
@@ -267,7 +280,9 @@ impl<M: Medium> Verifier<'_, M> {
         });
         if let Err(error) = walked {
             self.failed(error);
+            return None;
         }
+        (!differs).then_some(found)
     }
 
     fn differs(&mut self, record: &Record, what: &str) {
@@ -479,6 +494,7 @@ fn check<M: Medium>(
     let mut verifier = Verifier {
         view,
         result: Verified::default(),
+        records: 0,
         blobs: Vec::new(),
         links: HashMap::default(),
         unreadable: false,

@@ -89,19 +89,18 @@ impl Verify {
     /// Repairs, and tells what a verification finds afterwards.
     fn repaired(&self) -> Result<Report, Failure> {
         let options = self.pack.options();
-        let found = match options.open(&self.pack.path) {
+        match options.open(&self.pack.path) {
             Ok(store) => {
-                let report = Report::from(check(&store)?);
+                let found = Report::from(check(&store)?);
                 close(store);
-                report
+                if found.damage.is_empty() {
+                    return Ok(found);
+                }
+                found.tell();
             }
-            Err(error) => Report::of_damage(error)?,
-        };
-        if found.damage.is_empty() {
-            return Ok(found);
-        }
-        for damage in &found.damage {
-            note(&format!("found: {damage}"));
+            // Where it is the index that can't be read, the log has all of it.
+            Err(error) if is_unreadable(&error) => note(&format!("found: {error}")),
+            Err(error) => Report::of_damage(error)?.tell(),
         }
         let store = match options.rebuild(&self.pack.path) {
             Err(error) if error.is_damage() => {
@@ -171,7 +170,18 @@ pub fn note_mended(recovery: &Recovery) {
     }
 }
 
+/// Whether a part of the disk can't be read.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.raw_os_error() == Some(libc::EIO))
+}
+
 impl Report {
+    fn tell(&self) {
+        for damage in &self.damage {
+            note(&format!("found: {damage}"));
+        }
+    }
+
     /// An error that names damage is a finding; another one stays an error.
     fn of_damage(error: Error) -> Result<Report> {
         match error {

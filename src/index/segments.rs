@@ -17,6 +17,15 @@ impl<M: Medium> View<M> {
     /// none. What lies in the file is read with system calls before it is looked at through the map, so an unreadable
     /// sector is an error and not a signal.
     pub fn each_segment(&self, mut each: impl FnMut(Offset, Answer<Vec<Record>>) -> Result<()>) -> Result<()> {
+        self.each_entry(|at, tag| {
+            let readable = self.check_segment_readable(at);
+            let records = readable.map_err(Stop::from).and_then(|()| self.records_from(tag));
+            each(at, records.map(|(records, _)| records))
+        })
+    }
+
+    /// The same with the first tag that belongs there, and unread.
+    fn each_entry(&self, mut each: impl FnMut(Offset, u64) -> Result<()>) -> Result<()> {
         let live = self.live();
         self.check_directory_readable(live)?;
         let mut seen: HashSet<u64, foldhash::fast::RandomState> = HashSet::default();
@@ -24,14 +33,10 @@ impl<M: Medium> View<M> {
             let Some(word) = self.word(Offset(live.directory.0 + 8 * index)) else {
                 return Err(self.damaged(live.directory, "the index directory lies outside the file"));
             };
-            if !seen.insert(word) {
-                continue;
+            if seen.insert(word) {
+                let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
+                each(Entry::unpack(word).segment, tag)?;
             }
-            let at = Entry::unpack(word).segment;
-            let tag = if live.depth == 0 { 0 } else { index << (64 - live.depth) };
-            let readable = self.check_segment_readable(at);
-            let records = readable.map_err(Stop::from).and_then(|()| self.records_from(tag));
-            each(at, records.map(|(records, _)| records))?;
         }
         Ok(())
     }
@@ -41,10 +46,7 @@ impl<M: Medium> View<M> {
     /// # Errors
     /// The first that there is.
     pub fn check_index_readable(&self) -> Result<()> {
-        self.each_segment(|_, records| match records {
-            Err(Stop::Failed(error @ Error::Io { .. })) => Err(error),
-            _ => Ok(()),
-        })
+        self.each_entry(|at, _| self.check_segment_readable(at))
     }
 
     /// The same for the directory alone.

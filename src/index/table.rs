@@ -411,23 +411,25 @@ impl Table {
         .sealed();
         let mut head = [0; 64];
         head.copy_from_slice(header.as_bytes());
+        let head = words_of(&head);
         if later {
             let (start, bytes) = &self.unwritten;
             if start.0 + to_u64(bytes.len()) != region.offset.0 || bytes.len() >= PIECE_BYTES {
                 self.write_out(medium)?;
                 self.unwritten.0 = region.offset;
             }
-            let bytes = &mut self.unwritten.1;
-            let end = bytes.len() + to_usize(region.bytes);
-            bytes.extend_from_slice(&head);
-            part.slots.iter().flatten().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
-            bytes.resize(end, 0);
+            let mut segment = vec![0; to_usize(region.bytes)];
+            let words = head.iter().chain(part.slots.iter().flatten());
+            for (place, word) in segment.as_chunks_mut().0.iter_mut().zip(words) {
+                *place = word.to_le_bytes();
+            }
+            self.unwritten.1.append(&mut segment);
         } else {
             // The generation goes first: a reader that is still in the region's former life sees it move before
             // anything else.
             self.store(medium, region.offset, &[generation])?;
             let mut words = Vec::with_capacity(8 * (part.slots.len() + 1));
-            words.extend_from_slice(&words_of(&head));
+            words.extend_from_slice(&head);
             words.extend(part.slots.iter().flatten());
             self.store(medium, region.offset, &words)?;
         }

@@ -41,7 +41,7 @@ impl<'m, M: Medium> Ahead<'m, M> {
         self.last = at;
         let length = to_usize(room.min(HEADER_BYTES));
         if self.bytes_at(at, length).is_none() {
-            self.bytes.resize(to_usize(room.min(if is_near { AHEAD_BYTES } else { HEADER_BYTES })), 0);
+            self.bytes = vec![0; to_usize(room.min(if is_near { AHEAD_BYTES } else { HEADER_BYTES }))];
             self.start = at;
             if self.medium.read_at(at, &mut self.bytes).is_err() {
                 // What can't be read may be a sector behind this header.

@@ -93,11 +93,13 @@ impl<'a, M: Medium> Contents<'a, M> {
     fn run(&self, run: &[(BlobRecord, Option<Digest>)], buffer: &mut Vec<u8>, part: &mut Looked) {
         let is_large = run[0].0.length >= LARGE_BYTES;
         let length = if is_large { 0 } else { run.iter().map(|(blob, _)| blob.frame_bytes()).sum() };
-        buffer.resize(to_usize(length), 0);
-        if !read_run(self.view.medium().as_ref(), run[0].0.id, buffer) {
-            buffer.clear();
+        let length = to_usize(length);
+        // Zeroed once, and not anew for each run.
+        if buffer.len() < length {
+            *buffer = vec![0; length];
         }
-        let mut frames = &buffer[..];
+        let buffer = &mut buffer[..length];
+        let mut frames = if read_run(self.view.medium().as_ref(), run[0].0.id, buffer) { &*buffer } else { &[] };
         for (blob, _) in run {
             let frame = frames.split_off(..to_usize(blob.frame_bytes()));
             self.blob(blob, frame, part);

@@ -1,7 +1,7 @@
 //! The protocol between the writer and lock-free readers, under [loom](https://docs.rs/loom): the library's own lookups
-//! and its own writer of the index (publish, segment copy and split, directory doubling, region reuse, take-over) run
-//! on words that loom watches, in every order of two threads with at most so many preemptions, and with every value
-//! that the C11 memory model lets a load return.
+//! and its own writer of the index (publish, segment copy and split, directory doubling, region reuse, take-over,
+//! superseding) run on words that loom watches, in every order of two threads with at most so many preemptions, and
+//! with every value that the C11 memory model lets a load return.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test --test loom                  # all models, with up to three preemptions

@@ -3,11 +3,14 @@
 //! Each begins with an index that one thread made, then lets a reader loose beside the writer. A reader makes its
 //! lookups one after the other and checks each answer, and that no answer is older than the one before.
 
-use blobpack::format::Offset;
+use std::sync::Arc;
+
+use blobpack::format::{Offset, live};
 use blobpack::log::Tail;
 use blobpack::map::Map;
 use blobpack::recovery;
 use blobpack::view::View;
+use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
 use crate::medium::Model as Medium;
@@ -35,6 +38,7 @@ models! {
     a_blob_that_comes_back_is_found_fast_at_its_new_place: 3,
     a_blob_that_comes_back_is_found_on_the_fast_path: 3,
     who_sees_the_notice_sees_what_was_recovered: 3,
+    a_superseded_index_is_not_asked_any_more: 3,
     a_record_is_found_while_its_segment_is_split: 3,
     a_record_is_found_fast_while_its_segment_is_split: 2,
     a_walk_beside_a_split_finds_all_of_it_once: 2,
@@ -348,4 +352,38 @@ fn who_sees_the_notice_sees_what_was_recovered() {
         recovery::publish(&mut next.view, &mut next.table, &tail).expect("a model takes every store");
     });
     assert_eq!(find(&next.reader(), &new), Some(1));
+}
+
+/// A compaction beside a reader of the old file. The path is what `rename` changes: whoever finds the new file there,
+/// where commits go on, has no answer from the old one any more; until then that is the pack.
+fn a_superseded_index_is_not_asked_any_more() {
+    let (mut old, mut new) = (Writer::new(), Writer::new());
+    let (kept, later) = (Content::new(0, 1, 0, 0), Content::new(0, 1, 1, 0));
+    old.put(&kept, 0);
+    new.put(&kept, 1);
+    let moved = Arc::new(AtomicBool::new(false));
+    let (path, view_of_new) = (moved.clone(), new.reader());
+    let reads = move |view: View<Medium>| {
+        let mut last = None;
+        for _ in 0..2 {
+            let has_moved = path.load(Ordering::Acquire);
+            if let Some(bytes) = view.find_at_home(kept.digest()) {
+                assert!(!has_moved, "the fast path asks the old file");
+                assert_eq!(bytes, kept.bytes());
+            }
+            let is_current = view.is_current();
+            assert!(!(has_moved && is_current), "the old file says that it is the pack");
+            let asked = if has_moved { &view_of_new } else { &view };
+            let found = find(asked, &later);
+            assert!(found >= last, "it was there");
+            last = found;
+            assert_eq!(find(asked, &kept), Some(u64::from(has_moved)));
+        }
+    };
+    beside(&mut old, reads, |old| {
+        old.medium.store(live::NOTICE, &[old.view.notice() | live::SUPERSEDED]).expect("a model takes every store");
+        moved.store(true, Ordering::Release);
+        new.put(&later, 0);
+    });
+    assert!(!old.view.is_current());
 }
