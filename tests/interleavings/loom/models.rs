@@ -8,6 +8,7 @@ use std::sync::Arc;
 use blobpack::format::{Offset, live};
 use blobpack::log::Tail;
 use blobpack::map::Map;
+use blobpack::medium::Medium as _;
 use blobpack::recovery;
 use blobpack::view::View;
 use loom::sync::atomic::{AtomicBool, Ordering};
