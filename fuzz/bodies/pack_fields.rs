@@ -80,7 +80,8 @@ pub fn run_in_every_way(input: &[u8]) {
     }
 }
 
-fn changed(head: u8, changes: &[u8]) -> Vec<u8> {
+/// A sound pack with these changes.
+pub fn changed(head: u8, changes: &[u8]) -> Vec<u8> {
     let base = &BASES[usize::from(head) % BASES.len()];
     let mut bytes = base.bytes.clone();
     for change in changes.chunks_exact(CHANGE_BYTES).take(CHANGES_MAX) {
