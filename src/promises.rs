@@ -56,7 +56,9 @@
 //!   newest commit may be gone, which recovery reports
 //!   (`rot::a_flipped_bit_of_a_killed_store_costs_at_most_the_newest_commit`).
 //! * A repair brings back all that can be; what can't be is named, with the blobs that link to it
-//!   (`rot::what_a_flipped_bit_leaves_is_brought_back`, `rot::the_tool_names_what_rots_and_what_it_takes_with_it`).
+//!   (`rot::what_a_flipped_bit_leaves_is_brought_back`, `rot::the_tool_names_what_rots_and_what_it_takes_with_it`). An
+//!   index that can't be read is made anew elsewhere
+//!   (`rot::the_tool_survives_a_disk_that_goes_bad_under_a_killed_store`).
 //! * A sector that can't be read is a named error from a verification, a rebuild, a compaction, an inspection, and
 //!   [`Blob::verify`](crate::Blob::verify) (`rot::an_unreadable_sector_is_a_named_error`,
 //!   `rot::the_tool_survives_a_disk_that_goes_bad`), and from whoever recovers what a killed writer has left

@@ -29,8 +29,8 @@ Examples:
   blobpack verify --repair store.pack
   blobpack verify --json store.pack | jq -r '.damage[].what'
 
---repair rebuilds a damaged index from the log, and where the log itself is damaged keeps what stands before the \
-damage. Each name that it has to remove is told. \
+--repair rebuilds an index that is damaged, or can't be read, from the log, and where the log itself is damaged \
+keeps what stands before the damage. Each name that it has to remove is told. \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
 --json prints one object: {\"blobs\",\"bytes\",\
