@@ -46,6 +46,8 @@
 //!
 //! * After a write or sync that failed a handle acknowledges nothing more; reads go on; reopening finds what was
 //!   acknowledged (`crash::after_any_failing_call_nothing_acknowledged_is_lost_and_reads_go_on`).
+//! * What the disk failed to write is told to commits and to checkpoints, whichever syncs first: each has an open file
+//!   of its own (`full_disk::what_the_disk_failed_to_write_is_told_to_commits_and_to_checkpoints`).
 //!
 //! # Bit rot
 //!
@@ -148,9 +150,10 @@
 //! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
 //!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
 //!   has locked, and not the thread.
-//! * **A failing disk while a checkpoint and a commit sync at one moment.** Linux tells a write that failed to the
-//!   first sync of an open file alone. If that is the checkpoint's, the commit may be acknowledged in the instant
-//!   before the handle is poisoned, though its bytes are not on the disk.
+//! * **A failing disk on a system that is not Linux, or where `/proc` is not mounted**, while a checkpoint and a commit
+//!   sync at one moment. Where they share an open file, the first sync alone is told of a write that failed. If that
+//!   is the checkpoint's, the commit may be acknowledged in the instant before the handle is poisoned, though its bytes
+//!   are not on the disk.
 //! * **Hiding.** Payloads are not encrypted, and stay in the file until a compaction after they were removed; on many
 //!   disks longer.
 //! * **Availability against a hostile writer.** Who may write a pack may remove what is in it.

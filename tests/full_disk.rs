@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use blobpack::format::Offset;
+use blobpack::medium::Medium;
 use blobpack::{Algorithm, CompactOptions, Digest, Durability, Error, RESERVED_DEREFERENCES, Result, Store};
 use rustix::fs::FallocateFlags;
 
@@ -316,10 +318,10 @@ fn fill_all(place: &Path) {
     println!("{scenarios} full disks");
 }
 
-#[test]
-fn on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up() {
+/// Does `work` in a child with mounts of its own, and gives it a directory for them.
+fn with_own_mounts(work: fn(&Path)) {
     if let Some(place) = std::env::var_os(PLACE) {
-        return fill_all(Path::new(&place));
+        return work(Path::new(&place));
     }
     if !rustix::process::geteuid().is_root() || !call("unshare", &["--mount", "true"]) {
         common::skipped("full disks need root and unshare");
@@ -332,4 +334,46 @@ fn on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up() 
     command.args(["--mount", "--propagation", "private"]).arg(own).args(["--exact", &name, "--nocapture"]);
     let status = command.env(PLACE, place.path()).stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up() {
+    with_own_mounts(fill_all);
+}
+
+/// The system tells each open file once of a write that the disk failed. Where a checkpoint syncs first, the commit that
+/// wrote it must be told as well.
+#[test]
+fn what_the_disk_failed_to_write_is_told_to_commits_and_to_checkpoints() {
+    with_own_mounts(fail_writes);
+}
+
+/// The disk is a file on a disk that is full: what has a place in it can be written, and nothing else.
+fn fail_writes(place: &Path) {
+    const GOOD_BYTES: usize = 3 << 20;
+    let outer = Disk::new(place, "tmpfs", &[]).unwrap();
+    let inner = Disk { at: place.join("inner"), image: outer.at.join("image") };
+    std::fs::create_dir(&inner.at).unwrap();
+    File::create(&inner.image).unwrap().set_len(16 << 20).unwrap();
+    let (at, image) = (inner.at.to_str().unwrap(), inner.image.to_str().unwrap());
+    let make = ["-q", "-F", "-b", "4096", "-m", "0", "-O", "^has_journal", image];
+    if !call("mkfs.ext4", &make) || !call("mount", &["-o", "loop", image, at]) {
+        common::skipped("a disk that fails needs mkfs.ext4 and loop devices");
+        return;
+    }
+    let pack = blobpack::medium::Disk::create(&inner.at.join("pack"), 0o600).unwrap();
+    pack.allocate(Offset(0), 8 << 20).unwrap();
+    pack.map(8 << 20).unwrap();
+    pack.write_at(Offset(0), &[&vec![1; GOOD_BYTES]], true).unwrap();
+    rustix::fs::syncfs(File::open(&inner.at).unwrap()).unwrap();
+    let _ballast = Ballast::new(&outer.at);
+    for (number, good_bytes) in [(1, 4096), (2, GOOD_BYTES)] {
+        let good = vec![2; good_bytes];
+        pack.write_at(Offset(0), &[&good], true).unwrap();
+        let bad = Offset(4 << 20 | number << 16);
+        pack.write_at(bad, &[&[3; 4096]], false).unwrap();
+        assert!(pack.sync_range(bad, 4096).is_err(), "the disk is full");
+        let told = pack.write_at(Offset(0), &[&good], true);
+        assert!(told.is_err(), "a commit of {good_bytes} bytes is not told of what failed before it");
+    }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -40,6 +40,8 @@ pub struct Disk {
     /// means.
     path: PathBuf,
     file: File,
+    /// See [`second`](Disk::second).
+    second: OnceLock<Option<File>>,
     write: bool,
     lock: Lock,
     name: Mutex<Name>,
@@ -97,6 +99,7 @@ impl Disk {
         Disk {
             path,
             file,
+            second: OnceLock::new(),
             write,
             lock,
             name: Mutex::new(name),
@@ -119,6 +122,17 @@ impl Disk {
             () if kind.is_socket() => Some("a socket"),
             () => Some("a device"),
         })
+    }
+
+    /// The same file, opened once more for maps and syncs.
+    ///
+    /// Linux tells each open file once, and at its next sync, of a write that the disk failed. What a checkpoint's sync
+    /// was told the commit that wrote it must be told too: so commits have an open file of their own, and ask by that
+    /// whatever else they synced by. Where there is no second one (`/proc` is not there, nor the path any more), both
+    /// share the first.
+    fn second(&self) -> &File {
+        let open = || lock::open_again_for(&self.file, &self.path, true).ok();
+        if self.write { self.second.get_or_init(open).as_ref().unwrap_or(&self.file) } else { &self.file }
     }
 
     /// Makes all later stores go by `pwrite`, as on a file system where preallocation is no guarantee.
@@ -179,7 +193,8 @@ impl Medium for Disk {
                 self.write_back(Offset(from), whole_pages(end) - from);
                 at.0 = end;
             }
-            return self.sync_range(offset, bytes);
+            self.sync_range(offset, bytes)?;
+            return sys::check_written(&self.file, offset.0, bytes);
         }
         // Each system call syncs what it wrote: many of them are slower than one sync at the end.
         let at_once = pieces.len() <= sys::PIECES_MAX && !self.syncs_apart.load(Ordering::Relaxed);
@@ -193,7 +208,8 @@ impl Medium for Disk {
         if at_once {
             self.syncs_apart.store(true, Ordering::Relaxed);
         }
-        self.sync_range(offset, bytes)
+        self.sync_range(offset, bytes)?;
+        sys::check_written(&self.file, offset.0, bytes)
     }
 
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()> {
@@ -258,7 +274,7 @@ impl Medium for Disk {
             Some(map) if by_map && offset.0.checked_add(length).is_some_and(|end| end <= map.length()) => {
                 map.flush(offset, length)
             }
-            _ => self.file.sync_data(),
+            _ => self.second().sync_data(),
         }
     }
 
@@ -275,7 +291,7 @@ impl Medium for Disk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.second().sync_all()
     }
 
     fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()> {
@@ -319,7 +335,7 @@ impl Medium for Disk {
         let modest = whole.next_power_of_two().max(MAP_BYTES_MIN);
         let mut bytes = if sys::address_space_is_limited() { modest } else { modest.max(MAP_BYTES_AMPLE) };
         loop {
-            match Map::of_file(&self.file, bytes, self.write) {
+            match Map::of_file(self.second(), bytes, self.write) {
                 Ok(map) => {
                     self.map.store(Some(Arc::clone(&map)));
                     return Ok(map);

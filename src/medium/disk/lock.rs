@@ -86,21 +86,24 @@ pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
 
 /// Opens the very inode of `file` again. `path` helps where there is no `/proc`.
 pub(super) fn open_again(file: &File, path: &Path) -> io::Result<File> {
+    // Over NFS an exclusive lock needs a descriptor for writing; elsewhere one for reading will do.
+    open_again_for(file, path, true).or_else(|_| open_again_for(file, path, false))
+}
+
+/// The same for reading, and for writing too where that is asked for.
+pub(super) fn open_again_for(file: &File, path: &Path, write: bool) -> io::Result<File> {
     let own = file.metadata()?;
     let mut refused = io::Error::from(io::ErrorKind::NotFound);
     let by_descriptor = super::sys::descriptor_path(file);
     for path in by_descriptor.iter().map(AsRef::as_ref).chain([path]) {
-        // Over NFS an exclusive lock needs a descriptor for writing; elsewhere one for reading will do.
-        for write in [true, false] {
-            match OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path) {
-                Ok(again) => {
-                    let found = again.metadata()?;
-                    if (found.dev(), found.ino()) == (own.dev(), own.ino()) {
-                        return Ok(again);
-                    }
+        match OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path) {
+            Ok(again) => {
+                let found = again.metadata()?;
+                if (found.dev(), found.ino()) == (own.dev(), own.ino()) {
+                    return Ok(again);
                 }
-                Err(error) => refused = error,
             }
+            Err(error) => refused = error,
         }
     }
     Err(refused)
