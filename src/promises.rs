@@ -150,10 +150,10 @@
 //! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
 //!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
 //!   has locked, and not the thread.
-//! * **A failing disk on a system that is not Linux, or where `/proc` is not mounted**, while a checkpoint and a commit
-//!   sync at one moment. Where they share an open file, the first sync alone is told of a write that failed. If that
-//!   is the checkpoint's, the commit may be acknowledged in the instant before the handle is poisoned, though its bytes
-//!   are not on the disk.
+//! * **A failing disk where a pack can be opened only once** (`/proc` is not mounted and another file has its name, or
+//!   no descriptor is left), while a checkpoint and a commit sync at one moment. The first sync of an open file alone
+//!   is told of a write that failed. If that is the checkpoint's, the commit may be acknowledged in the instant before
+//!   the handle is poisoned, though its bytes are not on the disk.
 //! * **Hiding.** Payloads are not encrypted, and stay in the file until a compaction after they were removed; on many
 //!   disks longer.
 //! * **Availability against a hostile writer.** Who may write a pack may remove what is in it.

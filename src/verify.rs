@@ -110,8 +110,8 @@ pub struct Verified {
 struct Verifier<'a, M: Medium> {
     view: &'a View<M>,
     result: Verified,
-    /// All that the index holds, the anchor of the names among them.
-    records: u64,
+    /// How many records the index holds, the anchor of the names among them, where all of it could be walked.
+    records: Option<u64>,
     blobs: Vec<(BlobRecord, Option<Digest>)>,
     /// From and to, and whether a list of links in had it.
     links: HashMap<(Offset, Offset), bool, foldhash::fast::RandomState>,
@@ -169,9 +169,12 @@ impl<M: Medium> Verifier<'_, M> {
     fn index(&mut self) {
         let view = self.view;
         let walked = view.each_segment(|at, records| {
+            if records.is_err() {
+                self.records = None;
+            }
             match records {
                 Ok(records) => {
-                    self.records += records.len() as u64;
+                    self.records = self.records.map(|so_far| so_far + records.len() as u64);
                     records.iter().for_each(|record| self.record(record));
                 }
                 Err(Stop::Failed(error) | Stop::Stuck(error)) => {
@@ -249,15 +252,15 @@ impl<M: Medium> Verifier<'_, M> {
         }
     }
 
-    /// The index against one rebuilt from the log alone, in both directions.
+    /// The index against one rebuilt from the log alone; in both directions where their counts differ.
     fn against_log(&mut self, superblocks: &Superblocks, tail: &Tail) {
         let log = match recovery::rebuild_in_memory(self.view.medium(), superblocks, tail) {
             Ok(log) => log,
             Err(error) => return self.failed(error),
         };
         let found = self.compare(&log, self.view, "is in the log, but not so in the index");
-        // Where all of the log is found in the index, which holds no more, there is nothing else in it.
-        if found != Some(self.records) {
+        // Where all of the log is found in the index, and that holds no more, there is nothing else in it.
+        if found.is_none() || found != self.records {
             self.compare(self.view, &log, "is in the index, but not so in the log");
         }
     }
@@ -494,7 +497,7 @@ fn check<M: Medium>(
     let mut verifier = Verifier {
         view,
         result: Verified::default(),
-        records: 0,
+        records: Some(0),
         blobs: Vec::new(),
         links: HashMap::default(),
         unreadable: false,

@@ -26,9 +26,9 @@ mod pack_fields;
 
 /// No input takes more memory than this.
 const MEMORY_MAX: usize = 256 << 20;
-/// Nor more of a processor's time. It runs no longer than that either where nothing else runs.
+/// Nor more of a processor's time, in all ways together; what other threads do for it is not counted.
 const SECONDS_MAX: f64 = 2.0;
-/// That long nothing waits, on any machine: it is a hang.
+/// Nor does it wait so long, on any machine.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Counts the memory that each thread has, and the most that it had.

@@ -1,6 +1,5 @@
-//! Writes the packs that a corpus of `pack_fields` stands for, as inputs of `pack_bytes`, which would hardly find past all
-//! checksums by itself: `cargo run --release --example packs FROM TO` in `fuzz/`, and then
-//! `cargo +nightly fuzz cmin --fuzz-dir . pack_bytes TO`.
+//! Writes the packs that a corpus of `pack_fields` stands for, as inputs of `pack_bytes`, which would hardly find past
+//! all checksums by itself: `cargo run --release --example packs FROM TO` in `fuzz/`.
 
 use std::path::PathBuf;
 
@@ -26,7 +25,7 @@ fn main() -> std::io::Result<()> {
         if let Some((&head, changes)) = std::fs::read(input.path())?.split_first() {
             // Both targets have the way in which a pack is handled in the same bits; the others say how it is written.
             let pack = image::encode(head & !(image::RAW | image::SEALED), &pack_fields::changed(head, changes));
-            std::fs::write(to.join(input.file_name()), pack)?;
+            std::fs::write(to.join(format!("fields_{}", input.file_name().display())), pack)?;
         }
     }
     Ok(())

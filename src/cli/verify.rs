@@ -107,10 +107,7 @@ impl Verify {
                 note(&format!("the log is damaged too: {error}"));
                 self.cut()?
             }
-            rebuilt => {
-                note("made the index anew from the log");
-                rebuilt?
-            }
+            rebuilt => made_anew(rebuilt)?,
         };
         note_mended(&store.recovery());
         let report = Report::from(check(&store)?);
@@ -132,10 +129,7 @@ impl Verify {
                 note("made a new log from the index");
                 Ok(store)
             }
-            rebuilt => {
-                note("made the index anew from the log");
-                Ok(rebuilt?)
-            }
+            rebuilt => Ok(made_anew(rebuilt)?),
         }
     }
 }
@@ -170,9 +164,14 @@ pub fn note_mended(recovery: &Recovery) {
     }
 }
 
-/// Whether a part of the disk can't be read.
+fn made_anew(rebuilt: Result<Store>) -> Result<Store> {
+    rebuilt.inspect(|_| note("made the index anew from the log"))
+}
+
+/// Whether a part of the index can't be read.
 fn is_unreadable(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.raw_os_error() == Some(libc::EIO))
+    let Error::Io { operation: "read the index", source, .. } = error else { return false };
+    source.raw_os_error() == Some(libc::EIO)
 }
 
 impl Report {

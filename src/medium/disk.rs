@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use self::directory::Name;
 use self::lock::Lock;
 use super::{AtPath, Medium, is_full};
-use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, align_up, to_u64, to_usize};
+use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, SPACE_AT, align_up, to_u64, to_usize};
 use crate::map::Map;
 
 mod directory;
@@ -39,9 +39,11 @@ pub struct Disk {
     /// Absolute, and without symbolic links when it was resolved: neither `chdir` nor a later link changes what it
     /// means.
     path: PathBuf,
+    /// For reads and commits.
     file: File,
-    /// See [`second`](Disk::second).
-    second: OnceLock<Option<File>>,
+    /// See [`opened_again`](Disk::opened_again).
+    for_maps: OnceLock<File>,
+    for_checkpoints: OnceLock<File>,
     write: bool,
     lock: Lock,
     name: Mutex<Name>,
@@ -83,11 +85,12 @@ impl Disk {
     /// the bits of the process's umask.
     pub fn create(path: &Path, mode: u32) -> io::Result<Disk> {
         let path = directory::resolve(path)?;
-        // Its owner must be able to open it again, for the lock; the bits that were not asked for go after that.
+        // Its owner must be able to open it again, for lock and syncs; the bits that were not asked for go after that.
         let surplus = 0o600 & !mode;
         let (file, lock, name) = directory::create(&path, (mode | 0o600) & 0o777)?;
         let disk = Disk::new(path, file, true, lock, name);
         if surplus != 0 {
+            disk.open_all();
             let mode = disk.file.metadata()?.mode() & 0o777 & !surplus;
             disk.file.set_permissions(Permissions::from_mode(mode))?;
         }
@@ -99,7 +102,8 @@ impl Disk {
         Disk {
             path,
             file,
-            second: OnceLock::new(),
+            for_maps: OnceLock::new(),
+            for_checkpoints: OnceLock::new(),
             write,
             lock,
             name: Mutex::new(name),
@@ -124,15 +128,26 @@ impl Disk {
         })
     }
 
-    /// The same file, opened once more for maps and syncs.
+    /// The same file, opened once more.
     ///
-    /// Linux tells each open file once, and at its next sync, of a write that the disk failed. What a checkpoint's sync
-    /// was told the commit that wrote it must be told too: so commits have an open file of their own, and ask by that
-    /// whatever else they synced by. Where there is no second one (`/proc` is not there, nor the path any more), both
-    /// share the first.
-    fn second(&self) -> &File {
-        let open = || lock::open_again_for(&self.file, &self.path, true).ok();
-        if self.write { self.second.get_or_init(open).as_ref().unwrap_or(&self.file) } else { &self.file }
+    /// Linux tells each open file once, and at its next sync, of a write that the disk failed. Were there one for all,
+    /// the first to sync would take the error of others with it. So commits end with a write by one open file, and
+    /// checkpoints by another one; what either syncs before that through the map, whoever is told there, both are told
+    /// again. Where the file can't be opened once more they share the first.
+    fn opened_again<'d>(&'d self, place: &'d OnceLock<File>) -> &'d File {
+        if self.write
+            && place.get().is_none()
+            && let Ok(again) = lock::open_again_for(&self.file, &self.path, true)
+        {
+            let _ = place.set(again);
+        }
+        place.get().unwrap_or(&self.file)
+    }
+
+    /// Opens the file as often as it is needed, before its mode may forbid that.
+    fn open_all(&self) {
+        self.opened_again(&self.for_maps);
+        self.opened_again(&self.for_checkpoints);
     }
 
     /// Makes all later stores go by `pwrite`, as on a file system where preallocation is no guarantee.
@@ -162,6 +177,27 @@ impl Disk {
     fn write_plainly(&self, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
         sys::write_pieces(&self.file, offset.0, pieces, false)
     }
+
+    /// Writes and syncs by this open file, which is told of whatever the disk has failed since it was told last.
+    fn write_synced(&self, file: &File, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
+        if !self.syncs_apart.load(Ordering::Relaxed) {
+            match sys::write_pieces(file, offset.0, pieces, true) {
+                Err(error) if sys::is_unsupported(&error) => self.syncs_apart.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        self.write_plainly(offset, pieces)?;
+        file.sync_data()
+    }
+}
+
+/// Whether the disk failed anything that this open file was not told of yet. To sync a page that nobody changes asks
+/// just that.
+fn check_written(file: &File) -> io::Result<()> {
+    match Map::of_file(file, PAGE_BYTES, true) {
+        Ok(map) => map.flush(Offset(0), PAGE_BYTES),
+        Err(_) => file.sync_data(),
+    }
 }
 
 impl Medium for Disk {
@@ -181,35 +217,33 @@ impl Medium for Disk {
         if !durable {
             return self.write_plainly(offset, pieces);
         }
-        let bytes = pieces.iter().map(|piece| to_u64(piece.len())).sum();
-        if bytes >= PIECE_BYTES * (to_u64(pieces.len()) + 1) {
-            // The first parts are on their way to the disk while the rest is copied; a page that the next part goes on
-            // with is left to that.
-            let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
-            let mut at = offset;
-            for piece in pieces.iter().flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
-                self.write_plainly(at, &[piece])?;
-                let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
+        if offset < SPACE_AT {
+            // A superblock is what a checkpoint ends with: it must not name what the disk failed to write.
+            let file = self.opened_again(&self.for_checkpoints);
+            check_written(file)?;
+            return self.write_synced(file, offset, pieces);
+        }
+        let bytes: u64 = pieces.iter().map(|piece| to_u64(piece.len())).sum();
+        let is_long = bytes >= PIECE_BYTES * (to_u64(pieces.len()) + 1);
+        // Each system call syncs what it wrote: many of them are slower than one sync before the last one.
+        let Some((last, before)) = pieces.split_last().filter(|_| is_long || pieces.len() > sys::PIECES_MAX) else {
+            return self.write_synced(&self.file, offset, pieces);
+        };
+        let (most, last) = last.split_at(last.len() - last.len().min(to_usize(PAGE_BYTES)));
+        // The first parts are on their way to the disk while the rest is copied; a page that the next part goes on
+        // with is left to that.
+        let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
+        let mut at = offset;
+        for piece in before.iter().chain([&most]).flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
+            self.write_plainly(at, &[piece])?;
+            let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
+            if is_long {
                 self.write_back(Offset(from), whole_pages(end) - from);
-                at.0 = end;
             }
-            self.sync_range(offset, bytes)?;
-            return sys::check_written(&self.file, offset.0, bytes);
+            at.0 = end;
         }
-        // Each system call syncs what it wrote: many of them are slower than one sync at the end.
-        let at_once = pieces.len() <= sys::PIECES_MAX && !self.syncs_apart.load(Ordering::Relaxed);
-        if at_once {
-            match sys::write_pieces(&self.file, offset.0, pieces, true) {
-                Err(error) if sys::is_unsupported(&error) => {}
-                done => return done,
-            }
-        }
-        self.write_plainly(offset, pieces)?;
-        if at_once {
-            self.syncs_apart.store(true, Ordering::Relaxed);
-        }
-        self.sync_range(offset, bytes)?;
-        sys::check_written(&self.file, offset.0, bytes)
+        self.sync_range(offset, at.0 - offset.0)?;
+        self.write_synced(&self.file, at, &[last])
     }
 
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()> {
@@ -274,7 +308,7 @@ impl Medium for Disk {
             Some(map) if by_map && offset.0.checked_add(length).is_some_and(|end| end <= map.length()) => {
                 map.flush(offset, length)
             }
-            _ => self.second().sync_data(),
+            _ => self.opened_again(&self.for_maps).sync_data(),
         }
     }
 
@@ -291,7 +325,7 @@ impl Medium for Disk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.second().sync_all()
+        self.opened_again(&self.for_checkpoints).sync_all()
     }
 
     fn store(&self, offset: Offset, words: &[u64]) -> io::Result<()> {
@@ -335,7 +369,7 @@ impl Medium for Disk {
         let modest = whole.next_power_of_two().max(MAP_BYTES_MIN);
         let mut bytes = if sys::address_space_is_limited() { modest } else { modest.max(MAP_BYTES_AMPLE) };
         loop {
-            match Map::of_file(self.second(), bytes, self.write) {
+            match Map::of_file(self.opened_again(&self.for_maps), bytes, self.write) {
                 Ok(map) => {
                     self.map.store(Some(Arc::clone(&map)));
                     return Ok(map);
@@ -388,6 +422,7 @@ impl Medium for Disk {
         let (file, lock, name) = directory::create(&path, 0o600)?;
         let disk = Disk::new(path, file, true, lock, name);
         disk.stores_by_pwrite.fetch_or(self.stores_by_pwrite.load(Ordering::Relaxed), Ordering::Relaxed);
+        disk.open_all();
         directory::copy_owner_and_mode(&self.file, &disk.file)?;
         Ok(disk)
     }

@@ -126,20 +126,6 @@ mod linux {
         let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
-    /// What this open file was not told yet of writes in a range that the disk failed.
-    #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
-    pub(in super::super) fn check_written(file: &File, offset: u64, length: u64) -> io::Result<()> {
-        let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return Ok(()) };
-        // SAFETY: as in `write_back`.
-        match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WAIT_BEFORE) } {
-            -1 => Err(io::Error::last_os_error()).or_else(|error| match super::is_unsupported(&error) {
-                true => Ok(()),
-                false => Err(error),
-            }),
-            _ => Ok(()),
-        }
-    }
-
     /// The first data at or after an offset inside the file. Moves the descriptor's position, which nothing here uses.
     pub(in super::super) fn data_after(file: &File, offset: u64) -> io::Result<Option<u64>> {
         match rustix::fs::seek(file, SeekFrom::Data(offset)) {
@@ -255,10 +241,6 @@ mod other {
     }
 
     pub(in super::super) fn write_back(_: &File, _: u64, _: u64) {}
-
-    pub(in super::super) fn check_written(_: &File, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
 
     pub(in super::super) fn data_after(_: &File, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))

@@ -153,6 +153,8 @@ fn a_file_has_the_mode_that_was_asked_for_or_that_of_the_one_beside_it() {
         let disk = Disk::create(&path.join("pack"), asked).unwrap();
         assert_eq!(mode(&disk), asked);
         assert!(disk.is_locked().unwrap());
+        let was_opened = [&disk.for_maps, &disk.for_checkpoints].map(|again| again.get().is_some());
+        assert!(was_opened == [true; 2] || asked & 0o600 == 0o600, "its owner may not open it any more");
         let permissions = Permissions::from_mode(0o666);
         disk.file.set_permissions(permissions).unwrap();
         assert_eq!(mode(&disk.create_beside(None).unwrap()), 0o666, "whatever the umask");
