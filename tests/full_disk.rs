@@ -364,7 +364,7 @@ fn fail_writes(place: &Path) {
     let pack = blobpack::medium::Disk::create(&inner.at.join("pack"), 0o600).unwrap();
     pack.allocate(Offset(0), 8 << 20).unwrap();
     pack.map(8 << 20).unwrap();
-    pack.write_at(Offset(0), &[&vec![1; GOOD_BYTES]], true).unwrap();
+    pack.write_at(Offset(0), &[&vec![1; GOOD_BYTES]], false).unwrap();
     rustix::fs::syncfs(File::open(&inner.at).unwrap()).unwrap();
     let _ballast = Ballast::new(&outer.at);
     for (number, good_bytes) in [(0, 4096), (1, GOOD_BYTES / 2)] {

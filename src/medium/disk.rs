@@ -144,7 +144,8 @@ impl Disk {
         place.get().unwrap_or(&self.file)
     }
 
-    /// Opens the file as often as it is needed, before its mode may forbid that.
+    /// Opens the file as often as it is needed: before its mode may forbid that, and before there is anything that the
+    /// disk could fail, as an open file is not told of what others were told before.
     fn open_all(&self) {
         self.opened_again(&self.for_maps);
         self.opened_again(&self.for_checkpoints);
@@ -364,6 +365,7 @@ impl Medium for Disk {
         if let Some(map) = current() {
             return Ok(map);
         }
+        self.open_all();
         let least = align_up(length.max(1), PAGE_BYTES);
         let whole = least.max(self.length()?.min(FILE_BYTES_MAX));
         let modest = whole.next_power_of_two().max(MAP_BYTES_MIN);
