@@ -179,6 +179,20 @@ impl Disk {
         sys::write_pieces(&self.file, offset.0, pieces, false)
     }
 
+    /// The first parts are on their way to the disk while the rest is copied; a page that the next part goes on with is
+    /// left to that.
+    fn write_in_parts(&self, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
+        let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
+        let mut at = offset;
+        for piece in pieces.iter().flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
+            self.write_plainly(at, &[piece])?;
+            let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
+            self.write_back(Offset(from), whole_pages(end) - from);
+            at.0 = end;
+        }
+        Ok(())
+    }
+
     /// Writes and syncs by this open file, which is told of whatever the disk has failed since it was told last.
     fn write_synced(&self, file: &File, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
         if !self.syncs_apart.load(Ordering::Relaxed) {
@@ -231,18 +245,13 @@ impl Medium for Disk {
             return self.write_synced(&self.file, offset, pieces);
         };
         let (most, last) = last.split_at(last.len() - last.len().min(to_usize(PAGE_BYTES)));
-        // The first parts are on their way to the disk while the rest is copied; a page that the next part goes on
-        // with is left to that.
-        let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
-        let mut at = offset;
-        for piece in before.iter().chain([&most]).flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
-            self.write_plainly(at, &[piece])?;
-            let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
-            if is_long {
-                self.write_back(Offset(from), whole_pages(end) - from);
-            }
-            at.0 = end;
+        let most = [before, &[most]].concat();
+        if is_long {
+            self.write_in_parts(offset, &most)?;
+        } else {
+            self.write_plainly(offset, &most)?;
         }
+        let at = Offset(offset.0 + bytes - to_u64(last.len()));
         self.sync_range(offset, at.0 - offset.0)?;
         self.write_synced(&self.file, at, &[last])
     }

@@ -251,14 +251,21 @@ fn this_boot_is_known() {
     assert!(boot[0] != 0 && boot == sys::boot_id());
 }
 
+/// Of the log: what stands before it is written as superblocks are.
 #[test]
-fn a_long_durable_write_goes_out_in_parts() {
+fn a_long_durable_write_and_one_of_many_pieces_go_out_in_parts() {
     let (_directory, path) = directory();
     let disk = Disk::create(&path.join("pack"), 0o600).unwrap();
     let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     let (one, other) = bytes.split_at(2_600_003);
-    disk.write_at(Offset(12_345), &[one, b"", other], true).unwrap();
-    let mut found = vec![0; bytes.len()];
-    disk.read_at(Offset(12_345), &mut found).unwrap();
-    assert!(found == bytes && disk.length().unwrap() == 12_345 + 5_000_000);
+    let many: Vec<&[u8]> = bytes[..30_000].chunks(7).collect();
+    let few = [one, b"", other];
+    let mut at = Offset(SPACE_AT.0 + 12_345);
+    for (pieces, length) in [(&few[..], 5_000_000), (&many, 30_000), (&few[..2], 2_600_003), (&many[..1025], 7175)] {
+        disk.write_at(at, pieces, true).unwrap();
+        let mut found = vec![0; length];
+        disk.read_at(at, &mut found).unwrap();
+        at.0 += length as u64;
+        assert!(found == bytes[..length] && disk.length().unwrap() == at.0, "{} pieces", pieces.len());
+    }
 }
