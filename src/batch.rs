@@ -6,7 +6,7 @@ use crate::arena::Arena;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::{BLOB_BYTES_LIMIT, FRAME_ALIGN, FrameHeader, align_up, header_bytes, to_usize};
+use crate::format::{BLOB_BYTES_LIMIT, FRAME_ALIGN, FrameHeader, align_up, crc, header_bytes, to_usize};
 use crate::index::tag::Tagger;
 use crate::name::Name;
 use crate::record::Neighbour;
@@ -123,7 +123,7 @@ impl Operations {
         self.arena.extend_from_slice(bytes);
         let end = to_usize(align_up(self.arena.len() as u64, FRAME_ALIGN));
         self.arena.resize(end, 0);
-        let mut checksum = crc32fast::Hasher::new();
+        let mut checksum = crc();
         checksum.update(bytes);
         let tag = tagger.of_blob(&digest);
         self.list.push(Operation::Small(Small { digest, tag, length, frame: start..end, checksum }));

@@ -25,6 +25,8 @@
 //! most [`PROBES_MAX`] slots. A slot's first word is the record's tag, [`TAG_EMPTY`] or [`TAG_TOMBSTONE`]; one that was
 //! never used is zero to its end.
 
+use std::sync::LazyLock;
+
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -790,6 +792,15 @@ layout!(
     checksum @ 56, kind @ 60, algorithm @ 61, flags @ 62,
 );
 
+/// A CRC-32 to be computed. To ask what the processor can do costs a third of the checksum of a line, so it is asked
+/// once.
+#[must_use]
+#[inline]
+pub fn crc() -> crc32fast::Hasher {
+    static READY: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
+    READY.clone()
+}
+
 /// The CRC-32 of a structure whose checksum field stands at `field`.
 #[must_use]
 #[inline]
@@ -797,9 +808,11 @@ pub fn checksum_without(bytes: &[u8], field: usize) -> u32 {
     // Most are one line long. One call for all of it is several times as fast as one for each part.
     if let Ok(mut line) = <[u8; 64]>::try_from(bytes) {
         line[field..field + 4].fill(0);
-        return crc32fast::hash(&line);
+        let mut crc = crc();
+        crc.update(&line);
+        return crc.finalize();
     }
-    let mut crc = crc32fast::Hasher::new();
+    let mut crc = crc();
     crc.update(&bytes[..field]);
     crc.update(&[0; 4]);
     crc.update(&bytes[field + 4..]);

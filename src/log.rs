@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, CHUNK_ALIGN, ChunkDetail, CommitBody, CommitDetail, Counters, FRAME_ALIGN, Frame, FrameHeader,
     IMAGES_MAX, JumpDetail, Kind, NAME_BYTES_MAX, NameDetail, Offset, Publication, RECORD_BYTES, SEQUENCE_MAX,
-    SPACE_AT, Superblock, align_up, to_u64, to_usize,
+    SPACE_AT, Superblock, align_up, crc, to_u64, to_usize,
 };
 use crate::medium::Medium;
 use crate::name::Name;
@@ -239,7 +239,7 @@ pub fn seal_blob(header: &BlobHeader, mut payload: crc32fast::Hasher) -> u32 {
 /// The header of a name's frame, and the checksum that its publication carries.
 #[must_use]
 pub fn seal_name(marker: u64, at: Offset, name: &str) -> (FrameHeader, u32) {
-    let mut payload = crc32fast::Hasher::new();
+    let mut payload = crc();
     payload.update(name.as_bytes());
     let detail = NameDetail { body_checksum: U32::new(payload.clone().finalize()), reserved: [0; 28] };
     let header = FrameHeader::plain(marker, Kind::Name, at, name.len() as u64, detail_bytes(&detail));

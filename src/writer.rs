@@ -15,7 +15,9 @@ use crate::commit::{Durability, Writer};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, GiveBack};
-use crate::format::{BLOB_BYTES_LIMIT, BlobHeader, LARGE_BYTES, Offset, PAGE_BYTES, align_up, header_bytes, to_usize};
+use crate::format::{
+    BLOB_BYTES_LIMIT, BlobHeader, LARGE_BYTES, Offset, PAGE_BYTES, align_up, crc, header_bytes, to_usize,
+};
 use crate::log::seal_blob;
 use crate::medium::Medium;
 use crate::pack::{Descriptor, Pack, Shared};
@@ -124,7 +126,7 @@ impl<M: Medium> BlobWriter<M> {
             shared,
             hasher: Hasher::new(algorithm),
             algorithm,
-            checksum: crc32fast::Hasher::new(),
+            checksum: crc(),
             written: 0,
             buffer: Vec::new(),
             extent: None,

@@ -52,17 +52,19 @@ impl<M: Medium> Writer<M> {
             let count = operations.list.len() as u64;
             self.make_room(plan, smalls, group_bytes(count, count) + reserve)?;
         }
-        let current = Current { state, source: &self.source };
+        let current = Current::new(state, &self.source);
         let mut changes = Changes::new(&current, state.counters);
-        let mut decided = Decided { done: Vec::new(), frames: Vec::new(), published: Vec::new() };
+        let count = operations.list.len();
+        changes.reserve(count);
+        let mut decided =
+            Decided { done: Vec::with_capacity(count), frames: Vec::new(), published: Vec::with_capacity(count) };
         let single = operations.list.len() == 1;
         if single && removals_only {
             changes.cut_after(self.settings.tuning.removal_images);
         }
         let marker = self.source.identity().marker.get();
-        let view = self.source.view();
         for (index, operation) in operations.list.iter().enumerate() {
-            look_ahead(&view, operations.list.get(index..).unwrap_or_default());
+            look_ahead(&current.view, operations.list.get(index..).unwrap_or_default());
             decided
                 .one(&mut changes, operation, &mut operations.arena, &mut plan.tail, marker)
                 .map_err(|error| if single { error } else { Error::Batch { index, source: Box::new(error) } })?;

@@ -14,6 +14,7 @@ use crate::medium::Medium;
 use crate::name::Name;
 use crate::record::{BlobRecord, Key, LinkRecord, NameRecord, Neighbour, Record};
 use crate::source::Source;
+use crate::view::View;
 
 /// Records on their way into the index, by key. `None` is one that is going.
 #[derive(Default)]
@@ -104,13 +105,24 @@ impl InFlight {
 pub(super) struct Current<'a, M: Medium> {
     pub(super) state: &'a State,
     pub(super) source: &'a Source<M>,
+    /// The source's view: where it has an answer, nobody else need be asked.
+    pub(super) view: Arc<View<M>>,
+}
+
+impl<'a, M: Medium> Current<'a, M> {
+    pub(super) fn new(state: &'a State, source: &'a Source<M>) -> Current<'a, M> {
+        Current { state, source, view: source.view() }
+    }
 }
 
 impl<M: Medium> Records for Current<'_, M> {
     fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>> {
         match self.state.in_flight.blobs.get(digest) {
             Some((_, blob)) => Ok(*blob),
-            None => self.source.ask(|view| view.blob_record(digest)),
+            None => match self.view.blob_record(digest) {
+                Ok(blob) => Ok(blob),
+                Err(_) => self.source.ask(|view| view.blob_record(digest)),
+            },
         }
     }
 

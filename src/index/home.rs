@@ -101,10 +101,12 @@ impl<M: Medium> View<M> {
         Ok(())
     }
 
-    /// Begins to load the slot where the search for this tag begins: for those who know what they will look for soon.
+    /// Begins to load the slot where the search for this tag begins, and the header of its segment: for those who know
+    /// what they will look for soon.
     pub fn prefetch_slot(&self, tag: u64) {
         if let Some(home) = self.front().and_then(|front| self.home_of_tag(front, tag)) {
             self.prefetch_line(&home);
+            self.prefetch(home.entry.segment);
         }
     }
 

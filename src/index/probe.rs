@@ -155,7 +155,7 @@ impl Segment<'_> {
 
 /// The slots where a search looks, in order.
 #[inline]
-fn probes(home: u32, slots: u32) -> impl Iterator<Item = u32> {
+pub(super) fn probes(home: u32, slots: u32) -> impl Iterator<Item = u32> {
     (home..home + PROBES_MAX.min(slots)).map(move |number| if number >= slots { number - slots } else { number })
 }
 

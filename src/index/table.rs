@@ -9,11 +9,10 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes,
-    home_slot, segment_bytes, to_u64, to_usize,
+    DEPTH_MAX, Entry, LiveWord, Offset, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, home_slot,
+    segment_bytes, to_u64, to_usize,
 };
-use crate::index::probe::{OTHER_GENERATION, directory_index, header, load};
-use crate::index::room::{first_of_run, homes};
+use crate::index::probe::{OTHER_GENERATION, directory_index, header, load, probes};
 use crate::medium::Medium;
 use crate::record::{Image, Record, Words, words_of};
 use crate::space::{Region, Space};
@@ -22,9 +21,11 @@ use crate::view::View;
 
 mod builder;
 mod merge;
+mod place;
 
 pub use builder::{Builder, built};
 pub use merge::Images;
+use place::{Part, halves};
 
 /// Segments that nobody sees yet are written in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -74,13 +75,6 @@ pub struct Frozen {
 pub struct Shown {
     live: LiveWord,
     directory_bytes: u64,
-}
-
-/// What a segment becomes: one or more segments of records placed in their slots.
-struct Part {
-    prefix: u64,
-    depth: u32,
-    slots: Vec<Words>,
 }
 
 /// A part that has its segment.
@@ -169,25 +163,25 @@ impl Table {
         // Each round copies, splits or doubles; a tag has 64 bits, so it ends.
         for _ in 0..=2 * DEPTH_MAX + 8 {
             let (index, entry) = self.entry(view, tag)?;
-            let found = self.find(view, entry, &image.record)?;
+            let words = self.segment(view, entry)?;
+            let (found, free) = self.find(words, &image.record);
             if image.removed && found.is_none() {
                 return Ok(());
             }
-            if !self.is_ours(view, entry)? {
+            if !self.is_ours(words) {
                 self.renew(view, space, index, entry)?;
                 continue;
             }
-            let medium = view.medium().as_ref();
-            match (found, image.removed) {
-                (Some(slot), true) => return self.store(medium, slot, &[TAG_TOMBSTONE]),
-                (Some(slot), false) => return self.store(medium, slot, &image.words()),
-                (None, _) => {
-                    if let Some(slot) = self.free_slot(view, entry, tag)? {
-                        return self.store(medium, slot, &image.words());
-                    }
-                    self.make_room(view, space, index, entry, tag)?;
-                }
-            }
+            let Some(number) = found.or(free) else {
+                self.make_room(view, space, index, entry, tag)?;
+                continue;
+            };
+            let (medium, slot) = (view.medium().as_ref(), slot_at(entry.segment, number));
+            return if image.removed {
+                self.store(medium, slot, &[TAG_TOMBSTONE])
+            } else {
+                self.store(medium, slot, &image.words())
+            };
         }
         Err(view.damaged(self.live.directory, "the index cannot take one more record with this tag"))
     }
@@ -213,35 +207,32 @@ impl Table {
         Ok(words)
     }
 
-    fn is_ours<M: Medium>(&self, view: &View<M>, entry: Entry) -> Result<bool> {
-        Ok(u64::from_le(self.segment(view, entry)?[2].load(Ordering::Relaxed)) == self.born)
+    fn is_ours(&self, words: &[Word]) -> bool {
+        u64::from_le(words[2].load(Ordering::Relaxed)) == self.born
     }
 
+    /// The slots where a record with this tag may stand, in the order of a search.
     fn probes(&self, tag: u64) -> impl Iterator<Item = usize> + use<> {
-        let (slots, home) = (self.slots, home_slot(tag, self.slots));
-        (0..PROBES_MAX.min(slots)).map(move |probe| to_usize(u64::from((home + probe) % slots)))
+        probes(home_slot(tag, self.slots), self.slots).map(|number| to_usize(u64::from(number)))
     }
 
-    /// Where the slot of this record is.
-    fn find<M: Medium>(&self, view: &View<M>, entry: Entry, record: &Record) -> Result<Option<Offset>> {
-        let words = self.segment(view, entry)?;
+    /// The slot of this record, and where it is not there the first that may take it.
+    fn find(&self, words: &[Word], record: &Record) -> (Option<usize>, Option<usize>) {
+        let mut free = None;
         for number in self.probes(record.tag()) {
             let slot = &words[8 * (number + 1)..8 * (number + 2)];
-            let tag = u64::from_le(slot[0].load(Ordering::Relaxed));
-            if tag == TAG_EMPTY {
-                break;
-            }
-            if tag == record.tag() && Image::parse_words(&load(slot)).is_some_and(|i| i.record.key() == record.key()) {
-                return Ok(Some(slot_at(entry.segment, number)));
+            match u64::from_le(slot[0].load(Ordering::Relaxed)) {
+                TAG_EMPTY => return (None, free.or(Some(number))),
+                TAG_TOMBSTONE => free = free.or(Some(number)),
+                tag if tag == record.tag()
+                    && Image::parse_words(&load(slot)).is_some_and(|image| image.record.key() == record.key()) =>
+                {
+                    return (Some(number), free);
+                }
+                _ => {}
             }
         }
-        Ok(None)
-    }
-
-    fn free_slot<M: Medium>(&self, view: &View<M>, entry: Entry, tag: u64) -> Result<Option<Offset>> {
-        let words = self.segment(view, entry)?;
-        let free = self.probes(tag).find(|number| u64::from_le(words[8 * (number + 1)].load(Ordering::Relaxed)) < 2);
-        Ok(free.map(|number| slot_at(entry.segment, number)))
+        (None, free)
     }
 
     /// The records of a segment, each checked, and its checked header.
@@ -255,7 +246,7 @@ impl Table {
         if !belongs || !self.leads_here(view, index, depth, entry)? {
             return Err(view.damaged(entry.segment, "a segment stands where another one belongs"));
         }
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(to_usize(u64::from(self.slots)));
         for (number, slot) in words.chunks_exact(8).enumerate().skip(1) {
             let words = load(slot);
             if words[0] == TAG_EMPTY || words[0] == TAG_TOMBSTONE {
@@ -319,47 +310,13 @@ impl Table {
         self.replace(view, space, entry, &parts)
     }
 
-    /// Puts records into slots. Where they don't fit (too many near one home), they are split, again and again if need
-    /// be. `None` where even the deepest directory could not tell them apart.
-    fn place(&self, records: Vec<Words>, prefix: u64, depth: u32) -> Option<Vec<Part>> {
-        let mut parts = Vec::new();
-        let mut work = vec![(prefix, depth, records)];
-        while let Some((prefix, depth, records)) = work.pop() {
-            if depth > DEPTH_MAX {
-                return None;
-            }
-            match self.fill(&records) {
-                Some(slots) => parts.push(Part { prefix, depth, slots }),
-                None => work.extend(halves(records, prefix, depth).map(|(half, records)| (half, depth + 1, records))),
-            }
-        }
-        Some(parts)
-    }
-
     fn crowded<M: Medium>(&self, view: &View<M>) -> Error {
         view.damaged(self.live.directory, "too many records with one tag for the index")
     }
 
-    /// Linear probing in the order of the homes, which keeps the longest probe as short as can be: what fits in any way
-    /// fits so.
-    fn fill(&self, records: &[Words]) -> Option<Vec<Words>> {
-        let first = first_of_run(&homes(records.iter().map(|words| words[0]), self.slots));
-        let mut order: Vec<&Words> = records.iter().collect();
-        order.sort_unstable_by_key(|words| {
-            let home = home_slot(words[0], self.slots);
-            if home < first { home + self.slots } else { home }
-        });
-        let mut slots = vec![[TAG_EMPTY; 8]; to_usize(u64::from(self.slots))];
-        for words in order {
-            let number = self.probes(words[0]).find(|&number| slots[number][0] == TAG_EMPTY)?;
-            slots[number] = *words;
-        }
-        Some(slots)
-    }
-
     /// Writes the parts into new regions, swings the directory to them and lets go of the old segment.
     fn replace<M: Medium>(&mut self, view: &View<M>, space: &mut Space, old: Entry, parts: &[Part]) -> Result<()> {
-        let was_ours = self.is_ours(view, old)?;
+        let was_ours = self.is_ours(self.segment(view, old)?);
         let depth = parts.iter().map(|part| part.depth).max().unwrap_or(0);
         self.own_directory(view, space, depth)?;
         let medium = view.medium().as_ref();
@@ -488,11 +445,4 @@ impl Table {
 
 fn slot_at(segment: Offset, number: usize) -> Offset {
     Offset(segment.0 + 64 * (number as u64 + 1))
-}
-
-/// The records whose next bit after `depth` is 0, and those where it is 1, each with its prefix.
-fn halves(records: Vec<Words>, prefix: u64, depth: u32) -> [(u64, Vec<Words>); 2] {
-    let bit = 1 << (63 - depth);
-    let (high, low) = records.into_iter().partition(|words| words[0] & bit != 0);
-    [(prefix, low), (prefix | bit, high)]
 }

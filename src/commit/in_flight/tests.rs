@@ -116,11 +116,11 @@ fn a_name_is_as_the_newest_batch_leaves_it() {
     let pack = store.shared().pack();
     let writer = pack.writer().unwrap();
     let mut state = lock(&writer.state);
-    let stored = Current { state: &state, source: writer.source() }.name(&name).unwrap().unwrap();
+    let stored = Current::new(&state, writer.source()).name(&name).unwrap().unwrap();
     let changed = NameRecord { target: Offset(64), ..stored };
     assert_ne!(stored, changed);
     // Its neighbour, say, changed in a batch on its way, which did not speak of the name.
     state.in_flight.names.insert(stored.id, (9, Some(changed)));
-    assert_eq!(Current { state: &state, source: writer.source() }.name(&name).unwrap(), Some(changed));
+    assert_eq!(Current::new(&state, writer.source()).name(&name).unwrap(), Some(changed));
     state.in_flight.names.clear();
 }

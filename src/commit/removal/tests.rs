@@ -114,5 +114,5 @@ fn a_frame_whose_blob_has_come_back_elsewhere_is_no_blob() {
     assert_eq!(Hidden { view: &source.view() }.blob_by_id(again.id).unwrap(), (again, digest));
     Hidden { view: &source.view() }.blob_by_id(first.id).unwrap_err();
     let state = lock(&pack.writer().unwrap().state);
-    Current { state: &state, source }.blob_by_id(first.id).unwrap_err();
+    Current::new(&state, source).blob_by_id(first.id).unwrap_err();
 }

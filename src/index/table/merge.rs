@@ -65,7 +65,7 @@ impl Table {
         let belongs = |&&(tag, ..): &&(u64, u32, bool)| directory_index(tag, depth) == directory_index(first, depth);
         let count = images.order[from..].iter().take_while(belongs).count();
         // To copy a segment for a few that could be stored into it would take longer than to store them.
-        if 8 * count < to_usize(u64::from(self.slots)) && self.is_ours(view, entry)? {
+        if 8 * count < to_usize(u64::from(self.slots)) && self.is_ours(self.segment(view, entry)?) {
             let image = Image::parse_words(&images.slots[to_usize(u64::from(number))]).filter(|i| i.removed == removed);
             let image = image.ok_or_else(|| view.damaged(entry.segment, "an image changed in memory"))?;
             self.apply(view, space, &image)?;
@@ -74,7 +74,7 @@ impl Table {
         let (header, mut records) = self.read(view, index, entry)?;
         records.sort_unstable_by_key(|slot| slot[0]);
         let records = merged(records, images, from..from + count).ok_or_else(|| self.crowded(view))?;
-        let was_ours = self.is_ours(view, entry)?;
+        let was_ours = self.is_ours(self.segment(view, entry)?);
         let parts = self.spread(view, space, &records, header.prefix.get(), depth)?;
         let deepest = parts.iter().map(|part| part.depth).max().unwrap_or(0);
         self.own_directory(view, space, deepest)?;
