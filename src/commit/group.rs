@@ -17,6 +17,10 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Ordering, yield_now};
 const SMALL_SHARE: u64 = 16;
 /// A leader lets others run so many times before it writes: where nobody comes that is a fraction of what a sync takes.
 const GATHER_YIELDS: usize = 64;
+/// Whoever waits lets others run so many times before it sleeps: to fall asleep and be woken takes longer than a fast
+/// disk. (RocksDB's writers wait so, too: "adaptive yielding" in its `WriteThread`.) A model checker is to see them
+/// sleep.
+const PATIENCE_YIELDS: usize = if cfg!(shuttle) { 1 } else { 64 };
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
@@ -71,12 +75,17 @@ impl<M: Medium> Writer<M> {
     /// Waits until the batch with this ticket is durable and visible; leads the others if nobody does.
     pub(super) fn wait_for(&self, ticket: u64) -> Result<()> {
         // Whoever was told goes on without the lock, for which others queue to decide.
+        let mut patience = PATIENCE_YIELDS;
         while self.done.load(Ordering::Acquire) < ticket {
             let mut state = lock(&self.state);
             if self.done.load(Ordering::Acquire) >= ticket {
                 break;
             }
-            if state.leading {
+            if state.leading && patience > 0 {
+                drop(state);
+                patience -= 1;
+                yield_now();
+            } else if state.leading {
                 let waiter = Arc::<Waiter>::default();
                 state.waiting.push((ticket, waiter.clone()));
                 drop(state);
