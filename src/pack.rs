@@ -130,6 +130,11 @@ impl<M: Medium> Shared<M> {
         self.pack.load().source.clone()
     }
 
+    /// Looks at the source without counting as one who has it: two atomic additions less.
+    pub(crate) fn with_source<T>(&self, look: impl FnOnce(&Source<M>) -> T) -> T {
+        look(&self.pack.load().source)
+    }
+
     /// How its writers are set up.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings

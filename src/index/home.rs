@@ -147,6 +147,8 @@ impl<M: Medium> View<M> {
     fn look_at_home(&self, front: Front<'_>, Home { tag, entry, slot, .. }: Home) -> Option<Hint> {
         let first = line_at(entry.segment, slot);
         let second = line_at(entry.segment, self.wrapped(slot + 1));
+        // The choice below waits for the first of them; the other one comes meanwhile.
+        self.prefetch(Offset(8 * second as u64));
         // Only a guess at the slot: its words are loaded in order after it.
         let there = u64::from_le(front.word(first)?.load(Ordering::Relaxed));
         hint_of(front.line(select_unpredictable(there == tag, first, second))?, tag)

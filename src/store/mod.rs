@@ -199,7 +199,7 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// Those of a damaged or unreadable pack.
     pub fn find(&self, digest: &Digest) -> Result<Option<Blob<M>>> {
-        Blob::find(&self.shared.source(), digest)
+        self.shared.with_source(|source| Blob::find(source, digest))
     }
 
     /// Whether a blob is stored.
