@@ -27,15 +27,17 @@
 //!
 //! # What a put costs
 //!
-//! One of 256 bytes in a batch of a thousand takes 6,400 instructions beside its hash (`cargo bench --bench
-//! instructions`): 2,300 to change the index, of which half is for records that move when their segment is split; 1,700
-//! to decide, most of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
+//! One of 256 bytes in a batch of a thousand takes 5,200 instructions beside its hash (`cargo bench --bench
+//! instructions`): 2,000 to change the index, of which half is for records that move when their segment is split; 1,200
+//! to decide, half of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
 //! to lay out frames and for their checksums. There are two copies, into the batch and into the page cache, and one
 //! system call a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is the
 //! hash, one copy and one slot. Hashes are computed by whoever puts, before any lock is taken.
 //!
 //! What was tried and did not pay: pages of the index that are made a mebibyte ahead (`MADV_POPULATE_WRITE`) cost as
-//! much as one by one, 1.3 µs each. Not built: SHA-256 of two blobs at a time, their instructions interleaved, is about
+//! much as one by one, 1.3 µs each; images sorted by their tags before they are put into the index; blobs written to the
+//! log while their batch is being filled, which makes up for no more than the search for those that are there already.
+//! Not built: SHA-256 of two blobs at a time, their instructions interleaved, is about
 //! 1.3 times as fast as of one after the other, of three 1.5 times; but a tenth of a put of 256 bytes is its hash, no
 //! well-kept library does it, and `put` would have to leave its digest open.
 //!

@@ -44,6 +44,9 @@ struct Arguments {
     /// Only these beside blobpack
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     peers: Vec<String>,
+    /// Touches all free memory first: a virtual machine gets it page by page, and whoever needs a page first waits
+    #[arg(long)]
+    touch_memory: bool,
     /// Where the stores are made
     #[arg(long, value_name = "DIRECTORY", default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
@@ -77,6 +80,9 @@ fn main() -> Result<()> {
         return bars::check(&serde_json::from_reader(File::open(path).context(path.display().to_string())?)?);
     }
     let run = Run::new(&arguments)?;
+    if arguments.touch_memory {
+        touch_memory()?;
+    }
     if let Some(path) = &arguments.growth {
         return growth::measure(&run, path);
     }
@@ -98,6 +104,15 @@ fn main() -> Result<()> {
     if let Some(path) = &arguments.svg {
         report.to_svg(path)?;
     }
+    Ok(())
+}
+
+/// Writes to nine tenths of the memory that nobody uses.
+fn touch_memory() -> Result<()> {
+    let told = std::fs::read_to_string("/proc/meminfo")?;
+    let free = told.lines().find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB"));
+    let kibibytes: usize = free.context("the system does not say how much memory is free")?.trim().parse()?;
+    drop(std::hint::black_box(vec![1_u8; kibibytes * 1024 / 10 * 9]));
     Ok(())
 }
 

@@ -20,10 +20,13 @@ const NANOSECONDS: f64 = 1e9;
 /// Those beside which the largest work is measured.
 const LARGE: &[&str] = &["blobpack", "lmdb"];
 
+/// Gets blobs, and says how many bytes it looked at.
+type Gets<'c> = Box<dyn Fn(&[Key]) -> Result<u64> + 'c>;
+
 /// One that takes turns: its gets, and how many it makes in a turn.
 struct Contestant<'c> {
     name: &'static str,
-    gets: Box<dyn Fn(&[Key]) -> Result<u64> + 'c>,
+    gets: Gets<'c>,
     count: usize,
     /// Nanoseconds a get, by round.
     times: Vec<f64>,
