@@ -792,8 +792,8 @@ layout!(
     checksum @ 56, kind @ 60, algorithm @ 61, flags @ 62,
 );
 
-/// A CRC-32 to be computed. To ask what the processor can do costs a third of the checksum of a line, so it is asked
-/// once.
+/// A CRC-32 to be computed of a short input. To ask what the processor can do takes a third of the instructions of a
+/// line's, so it is asked once, and what was answered never changes.
 #[must_use]
 #[inline]
 pub fn crc() -> crc32fast::Hasher {

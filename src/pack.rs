@@ -130,7 +130,7 @@ impl<M: Medium> Shared<M> {
         self.pack.load().source.clone()
     }
 
-    /// Looks at the source without counting as one who has it: two atomic additions less.
+    /// Looks at the source without counting as one who has it, which others would wait for.
     pub(crate) fn with_source<T>(&self, look: impl FnOnce(&Source<M>) -> T) -> T {
         look(&self.pack.load().source)
     }

@@ -17,10 +17,12 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Ordering, yield_now};
 const SMALL_SHARE: u64 = 16;
 /// A leader lets others run so many times before it writes: where nobody comes that is a fraction of what a sync takes.
 const GATHER_YIELDS: usize = 64;
-/// Whoever waits lets others run so many times before it sleeps: to fall asleep and be woken takes longer than a fast
-/// disk. (RocksDB's writers wait so, too: "adaptive yielding" in its `WriteThread`.) A model checker is to see them
-/// sleep.
-const PATIENCE_YIELDS: usize = if cfg!(shuttle) { 1 } else { 64 };
+/// Whoever waits looks so often whether its batch is done, and in between lets others run so many times, before it
+/// sleeps: to fall asleep and be woken takes longer than a sync of a fast disk. That is processor time, some 50
+/// microseconds at most, which others may want. (RocksDB's writers wait so, too: "adaptive yielding" in its
+/// `WriteThread`.) A model checker is to see them sleep.
+const LOOKS: usize = if cfg!(shuttle) { 1 } else { 8 };
+const YIELDS_A_LOOK: usize = if cfg!(shuttle) { 1 } else { 8 };
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
@@ -74,17 +76,18 @@ impl Waiter {
 impl<M: Medium> Writer<M> {
     /// Waits until the batch with this ticket is durable and visible; leads the others if nobody does.
     pub(super) fn wait_for(&self, ticket: u64) -> Result<()> {
+        let mut looks = LOOKS;
         // Whoever was told goes on without the lock, for which others queue to decide.
-        let mut patience = PATIENCE_YIELDS;
         while self.done.load(Ordering::Acquire) < ticket {
             let mut state = lock(&self.state);
             if self.done.load(Ordering::Acquire) >= ticket {
                 break;
             }
-            if state.leading && patience > 0 {
+            if state.leading && looks > 0 {
                 drop(state);
-                patience -= 1;
-                yield_now();
+                looks -= 1;
+                let waits = |_: &usize| self.done.load(Ordering::Acquire) < ticket;
+                (0..YIELDS_A_LOOK).take_while(waits).for_each(|_| yield_now());
             } else if state.leading {
                 let waiter = Arc::<Waiter>::default();
                 state.waiting.push((ticket, waiter.clone()));

@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::Offset;
 use crate::graph::{Outcome, Records};
+use crate::index::probe::Answer;
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::record::{BlobRecord, Key, LinkRecord, NameRecord, Neighbour, Record};
@@ -105,7 +106,7 @@ impl InFlight {
 pub(super) struct Current<'a, M: Medium> {
     pub(super) state: &'a State,
     pub(super) source: &'a Source<M>,
-    /// The source's view: where it has an answer, nobody else need be asked.
+    /// The source's view when this was made.
     pub(super) view: Arc<View<M>>,
 }
 
@@ -113,23 +114,26 @@ impl<'a, M: Medium> Current<'a, M> {
     pub(super) fn new(state: &'a State, source: &'a Source<M>) -> Current<'a, M> {
         Current { state, source, view: source.view() }
     }
+
+    /// Asks the view, which takes no look at whether it is still the newest: nobody overtakes a writer's, and what one
+    /// that has failed meanwhile decides comes to nothing. Where it has no answer the source may have another one.
+    fn ask<T>(&self, question: impl Fn(&View<M>) -> Answer<T>) -> Result<T> {
+        question(&self.view).or_else(|_| self.source.ask(question))
+    }
 }
 
 impl<M: Medium> Records for Current<'_, M> {
     fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>> {
         match self.state.in_flight.blobs.get(digest) {
             Some((_, blob)) => Ok(*blob),
-            None => match self.view.blob_record(digest) {
-                Ok(blob) => Ok(blob),
-                Err(_) => self.source.ask(|view| view.blob_record(digest)),
-            },
+            None => self.ask(|view| view.blob_record(digest)),
         }
     }
 
     fn blob_by_id(&self, id: Offset) -> Result<(BlobRecord, Digest)> {
         let digest = match self.state.in_flight.ids.get(&id) {
             Some((_, digest)) => *digest,
-            None => self.source.ask(|view| view.digest_at(id))?,
+            None => self.ask(|view| view.digest_at(id))?,
         };
         match self.blob(&digest)? {
             Some(blob) if blob.id == id => Ok((blob, digest)),
@@ -142,7 +146,7 @@ impl<M: Medium> Records for Current<'_, M> {
             return Ok(*link);
         }
         let tag = self.link_tag(from, to);
-        let record = self.source.ask(|view| view.record(Key::Link(from, to), tag))?;
+        let record = self.ask(|view| view.record(Key::Link(from, to), tag))?;
         Ok(record.and_then(|record| match record {
             Record::Link(link) => Some(link),
             Record::Blob(_) | Record::Name(_) => None,
@@ -158,7 +162,7 @@ impl<M: Medium> Records for Current<'_, M> {
         let id = match in_flight.texts.get(name) {
             Some((_, Some(id))) => *id,
             Some((_, None)) => return Ok(None),
-            None => match self.source.ask(|view| view.name_record(name))? {
+            None => match self.ask(|view| view.name_record(name))? {
                 // Its neighbours, or it itself, may be on their way.
                 Some(record) if !in_flight.names.contains_key(&record.id) => return Ok(Some(record)),
                 Some(record) => record.id,
@@ -171,7 +175,7 @@ impl<M: Medium> Records for Current<'_, M> {
     fn name_at(&self, place: Neighbour) -> Result<Option<NameRecord>> {
         match self.state.in_flight.names.get(&place.id) {
             Some((_, name)) => Ok(*name),
-            None => self.source.ask(|view| view.ring_record(place)),
+            None => self.ask(|view| view.ring_record(place)),
         }
     }
 

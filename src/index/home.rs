@@ -68,6 +68,8 @@ impl<M: Medium> View<M> {
     pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
         let front = self.front()?;
         let home = self.home_of(front, digest)?;
+        // The choice between the two waits for the first; the other one comes meanwhile.
+        self.prefetch_slots(&home);
         self.payload_at(front, self.look_at_home(front, home)?, digest)
     }
 
@@ -87,7 +89,7 @@ impl<M: Medium> View<M> {
             for (digest, home) in digests.iter().zip(&mut homes) {
                 *home = self.home_of(front, digest);
                 if let Some(home) = home {
-                    self.prefetch_line(home);
+                    self.prefetch_slots(home);
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
@@ -104,11 +106,11 @@ impl<M: Medium> View<M> {
         Ok(())
     }
 
-    /// Begins to load the slot where the search for this tag begins, and the header of its segment: for those who know
+    /// Begins to load the slots where the search for this tag begins, and the header of its segment: for those who know
     /// what they will look for soon.
     pub fn prefetch_slot(&self, tag: u64) {
         if let Some(home) = self.front().and_then(|front| self.home_of_tag(front, tag)) {
-            self.prefetch_line(&home);
+            self.prefetch_slots(&home);
             self.prefetch(home.entry.segment);
         }
     }
@@ -121,10 +123,12 @@ impl<M: Medium> View<M> {
         }
     }
 
+    /// Begins to load the first two slots.
     #[inline]
-    fn prefetch_line(&self, home: &Home) {
-        // The processor fetches the next line too, which is the second slot.
-        self.prefetch(Offset(8 * line_at(home.entry.segment, home.slot) as u64));
+    fn prefetch_slots(&self, home: &Home) {
+        for slot in [home.slot, self.wrapped(home.slot + 1)] {
+            self.prefetch(Offset(8 * line_at(home.entry.segment, slot) as u64));
+        }
     }
 
     /// Where a blob's record is looked for first.
@@ -150,8 +154,6 @@ impl<M: Medium> View<M> {
     fn look_at_home(&self, front: Front<'_>, Home { tag, entry, slot, .. }: Home) -> Option<Hint> {
         let first = line_at(entry.segment, slot);
         let second = line_at(entry.segment, self.wrapped(slot + 1));
-        // The choice below waits for the first of them; the other one comes meanwhile.
-        self.prefetch(Offset(8 * second as u64));
         // Only a guess at the slot: its words are loaded in order after it.
         let there = u64::from_le(front.word(first)?.load(Ordering::Relaxed));
         hint_of(front.line(select_unpredictable(there == tag, first, second))?, tag)

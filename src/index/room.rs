@@ -7,7 +7,7 @@
 //! records occupy those slots and some more; so an empty slot stays empty while segments are copied, and each record
 //! that is new to the segment takes at most one.
 
-use super::probe::{directory_index, header};
+use super::probe::{directory_index, header, probes};
 use crate::error::Result;
 use crate::format::{DEPTH_MAX, Entry, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, TAG_MIN, home_slot, to_usize};
 use crate::medium::Medium;
@@ -106,9 +106,7 @@ impl<M: Medium> View<M> {
         let others = buckets.near(tag, depth);
         let (slots, home) = (self.slots(), home_slot(tag, self.slots()));
         let mut empty = 0;
-        for probe in 0..PROBES_MAX.min(slots) {
-            let number = home + probe;
-            let number = if number < slots { number } else { number - slots };
+        for number in probes(home, slots) {
             let found = u64::from_le(words[8 * (number as usize + 1)].load(Ordering::Relaxed));
             empty += usize::from(found == TAG_EMPTY);
             // It is there already, and nothing else on the way is about it; or all that come in leave one for it.
@@ -181,7 +179,8 @@ fn longest_run(homes: &[u32]) -> u32 {
     longest
 }
 
-/// A slot that linear probing enters from no slot before it, where there are not more records than slots.
+/// A slot that linear probing enters from no slot before it, where there are not more records than slots; it may be the
+/// one behind the last.
 pub(super) fn first_of_run(homes: &[u32]) -> u32 {
     // Behind the place up to which the fewest records had their homes, for its slots, nothing is carried over.
     let (mut more, mut least, mut first) = (0, 0, 0);

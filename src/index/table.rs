@@ -164,15 +164,15 @@ impl Table {
         for _ in 0..=2 * DEPTH_MAX + 8 {
             let (index, entry) = self.entry(view, tag)?;
             let words = self.segment(view, entry)?;
-            let (found, free) = self.find(words, &image.record);
-            if image.removed && found.is_none() {
+            let found = self.find(words, &image.record);
+            if image.removed && found.is_err() {
                 return Ok(());
             }
             if !self.is_ours(words) {
                 self.renew(view, space, index, entry)?;
                 continue;
             }
-            let Some(number) = found.or(free) else {
+            let (Ok(number) | Err(Some(number))) = found else {
                 self.make_room(view, space, index, entry, tag)?;
                 continue;
             };
@@ -216,23 +216,23 @@ impl Table {
         probes(home_slot(tag, self.slots), self.slots).map(|number| to_usize(u64::from(number)))
     }
 
-    /// The slot of this record, and where it is not there the first that may take it.
-    fn find(&self, words: &[Word], record: &Record) -> (Option<usize>, Option<usize>) {
+    /// The slot of this record; where it is not there, the first that may take it.
+    fn find(&self, words: &[Word], record: &Record) -> Result<usize, Option<usize>> {
         let mut free = None;
         for number in self.probes(record.tag()) {
             let slot = &words[8 * (number + 1)..8 * (number + 2)];
             match u64::from_le(slot[0].load(Ordering::Relaxed)) {
-                TAG_EMPTY => return (None, free.or(Some(number))),
+                TAG_EMPTY => return Err(free.or(Some(number))),
                 TAG_TOMBSTONE => free = free.or(Some(number)),
                 tag if tag == record.tag()
                     && Image::parse_words(&load(slot)).is_some_and(|image| image.record.key() == record.key()) =>
                 {
-                    return (Some(number), free);
+                    return Ok(number);
                 }
                 _ => {}
             }
         }
-        (None, free)
+        Err(free)
     }
 
     /// The records of a segment, each checked, and its checked header.

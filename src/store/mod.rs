@@ -207,7 +207,7 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// Those of a damaged or unreadable pack.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.shared.source().ask(|view| view.find_blob(digest))?.is_some())
+        Ok(self.shared.with_source(|source| source.ask(|view| view.find_blob(digest)))?.is_some())
     }
 
     /// What the store knows of a blob.

@@ -44,7 +44,7 @@ struct Arguments {
     /// Only these beside blobpack
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     peers: Vec<String>,
-    /// Touches all free memory first: a virtual machine gets it page by page, and whoever needs a page first waits
+    /// Touches nine tenths of the free memory first: a virtual machine gets it page by page, and whoever needs a page first waits
     #[arg(long)]
     touch_memory: bool,
     /// Where the stores are made

@@ -59,13 +59,15 @@ impl Table {
         let (first, number, removed) = images.order[from];
         let (index, entry) = self.entry(view, first)?;
         view.check_segment_readable(entry.segment)?;
-        let header = header(self.segment(view, entry)?)
-            .ok_or_else(|| view.damaged(entry.segment, "a segment's header fails its checksum"))?;
+        let words = self.segment(view, entry)?;
+        let was_ours = self.is_ours(words);
+        let header =
+            header(words).ok_or_else(|| view.damaged(entry.segment, "a segment's header fails its checksum"))?;
         let depth = header.depth.get().min(DEPTH_MAX);
         let belongs = |&&(tag, ..): &&(u64, u32, bool)| directory_index(tag, depth) == directory_index(first, depth);
         let count = images.order[from..].iter().take_while(belongs).count();
         // To copy a segment for a few that could be stored into it would take longer than to store them.
-        if 8 * count < to_usize(u64::from(self.slots)) && self.is_ours(self.segment(view, entry)?) {
+        if 8 * count < to_usize(u64::from(self.slots)) && was_ours {
             let image = Image::parse_words(&images.slots[to_usize(u64::from(number))]).filter(|i| i.removed == removed);
             let image = image.ok_or_else(|| view.damaged(entry.segment, "an image changed in memory"))?;
             self.apply(view, space, &image)?;
@@ -74,7 +76,6 @@ impl Table {
         let (header, mut records) = self.read(view, index, entry)?;
         records.sort_unstable_by_key(|slot| slot[0]);
         let records = merged(records, images, from..from + count).ok_or_else(|| self.crowded(view))?;
-        let was_ours = self.is_ours(self.segment(view, entry)?);
         let parts = self.spread(view, space, &records, header.prefix.get(), depth)?;
         let deepest = parts.iter().map(|part| part.depth).max().unwrap_or(0);
         self.own_directory(view, space, deepest)?;

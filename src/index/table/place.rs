@@ -37,31 +37,31 @@ impl Table {
         if records.len() > count {
             return None;
         }
-        let homes = homes(records.iter().map(|words| words[0]), self.slots);
-        let first = to_usize(u64::from(first_of_run(&homes)));
-        // No run goes on from the last slot to the first where the slots are counted from this one.
+        let counts = homes(records.iter().map(|words| words[0]), self.slots);
+        let first = to_usize(u64::from(first_of_run(&counts)));
+        // Counted from this slot on, no run goes on from the last one to the first.
         let home = |words: &Words| {
-            let home = to_usize(u64::from(home_slot(words[0], self.slots)));
-            if home < first { home + count - first } else { home - first }
+            let slot = to_usize(u64::from(home_slot(words[0], self.slots)));
+            if slot < first { slot + count - first } else { slot - first }
         };
-        let mut order: Vec<u32> = homes[first..].iter().chain(&homes[..first]).copied().collect();
-        // A counting sort: where in the order the records of each home begin.
+        // A counting sort: where the records of each home begin among all of them.
+        let mut starts = Vec::with_capacity(count);
         let mut before = 0;
-        for place in &mut order {
-            before += std::mem::replace(place, before);
+        for here in counts[first..].iter().chain(&counts[..first]) {
+            starts.push(before);
+            before += to_usize(u64::from(*here));
         }
         let mut sorted = vec![0; records.len()];
         for (number, words) in records.iter().enumerate() {
-            let place = &mut order[home(words)];
-            sorted[to_usize(u64::from(*place))] = number;
+            let place = &mut starts[home(words)];
+            sorted[*place] = number;
             *place += 1;
         }
         let mut slots = vec![[TAG_EMPTY; 8]; count];
         let mut free = 0;
         for words in sorted.iter().map(|&number| &records[number]) {
-            let home = home(words);
-            let at = free.max(home);
-            if at == count || at - home >= to_usize(u64::from(PROBES_MAX)) {
+            let at = free.max(home(words));
+            if at - home(words) >= to_usize(u64::from(PROBES_MAX)) {
                 return None;
             }
             slots[(at + first) % count] = *words;
@@ -80,3 +80,6 @@ pub(super) fn halves(records: Vec<Words>, prefix: u64, depth: u32) -> [(u64, Vec
     }
     [(prefix, low), (prefix | bit, high)]
 }
+
+#[cfg(test)]
+mod tests;
