@@ -657,6 +657,18 @@ fn a_record_that_stands_in_another_ones_segment_is_not_copied() {
 }
 
 #[test]
+fn the_slot_of_a_record_that_is_gone_takes_the_next_one() {
+    let (view, mut space, mut table) = index_of(20);
+    let [gone, stays, comes] = [1, 2, 3].map(|number| tagged(1 << 4 | number << 40, 1));
+    for (record, removed) in [(gone, false), (stays, false), (gone, true), (comes, false)] {
+        table.apply(&view, &mut space, &Image { record, removed }).unwrap();
+    }
+    let segment = Entry::unpack(view.word(view.live().directory).unwrap()).segment;
+    let tags = [1, 2, 3].map(|line| view.word(Offset(segment.0 + 64 * line)).unwrap());
+    assert_eq!(tags, [comes.tag(), stays.tag(), TAG_EMPTY]);
+}
+
+#[test]
 fn a_run_of_records_is_said_to_begin_where_none_is_carried_over() {
     let mut random = 1u64;
     for slots in [1, 4, 20] {
