@@ -27,7 +27,7 @@
 //!
 //! # What a put costs
 //!
-//! One of 256 bytes in a batch of a thousand takes 5,200 instructions beside its hash (`cargo bench --bench
+//! One of 256 bytes in a batch of a thousand takes 5,300 instructions beside its hash (`cargo bench --bench
 //! instructions`): 2,000 to change the index, of which half is for records that move when their segment is split; 1,200
 //! to decide, half of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
 //! to lay out frames and for their checksums. There are two copies, into the batch and into the page cache, and one

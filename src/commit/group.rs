@@ -18,11 +18,11 @@ const SMALL_SHARE: u64 = 16;
 /// A leader lets others run so many times before it writes: where nobody comes that is a fraction of what a sync takes.
 const GATHER_YIELDS: usize = 64;
 /// Whoever waits looks so often whether its batch is done, and in between lets others run so many times, before it
-/// sleeps: to fall asleep and be woken takes longer than a sync of a fast disk. That is processor time, some 50
-/// microseconds at most, which others may want. (RocksDB's writers wait so, too: "adaptive yielding" in its
-/// `WriteThread`.) A model checker is to see them sleep.
-const LOOKS: usize = if cfg!(shuttle) { 1 } else { 8 };
-const YIELDS_A_LOOK: usize = if cfg!(shuttle) { 1 } else { 8 };
+/// sleeps: to fall asleep and be woken takes longer than a sync of a fast disk. It is processor time that others may
+/// want, so it is little. (RocksDB's writers wait so, too: "adaptive yielding" in its `WriteThread`.) Model checkers
+/// and unit tests are to see them sleep.
+const LOOKS: usize = if cfg!(any(shuttle, test)) { 1 } else { 8 };
+const YIELDS_A_LOOK: usize = if cfg!(any(shuttle, test)) { 1 } else { 8 };
 /// The space lock is held for so many images at a time.
 const APPLY_STEP: usize = 256;
 
