@@ -95,6 +95,8 @@ pub struct Shared<M: Medium> {
     /// The last checkpoint that had a thread of its own. Taken before any lock of a writer, and never by a model
     /// checker: these have no such threads.
     background: sync::Mutex<Option<JoinHandle<()>>>,
+    /// Gives back what the file before the last compaction held.
+    letting_go: sync::Mutex<Option<JoinHandle<()>>>,
     /// Of a temporary store; removed with it.
     _directory: Option<TemporaryDirectory>,
 }
@@ -107,6 +109,7 @@ impl<M: Medium> Shared<M> {
             spare: Arc::default(),
             old: Mutex::new(Vec::new()),
             background: sync::Mutex::new(None),
+            letting_go: sync::Mutex::new(None),
             _directory: None,
         }
     }
@@ -148,13 +151,30 @@ impl<M: Medium> Shared<M> {
     /// Puts a compacted pack in place.
     pub(crate) fn replace(&self, pack: Pack<M>) {
         let old = self.pack.swap(Arc::new(pack));
-        old.source.medium().unlock();
+        let medium = old.source.medium().clone();
+        medium.unlock();
         let mut views = old.source.held_views();
         views.push(old.source.view());
         drop(old);
-        let mut held = self.old.lock().expect("nothing panics under this lock");
-        held.retain(|view| view.strong_count() > 0);
-        held.extend(views.iter().map(Arc::downgrade));
+        {
+            let mut held = self.old.lock().expect("nothing panics under this lock");
+            held.retain(|view| view.strong_count() > 0);
+            held.extend(views.iter().map(Arc::downgrade));
+        }
+        drop(views);
+        self.let_go(medium);
+    }
+
+    /// Closes a file that no name leads to any more. The system then gives back its pages and its blocks, which may
+    /// take as long as half of the compaction did: nobody waits for that.
+    fn let_go(&self, medium: Arc<M>) {
+        if !medium.closes_slowly() {
+            return;
+        }
+        let mut letting_go = self.letting_go.lock().unwrap_or_else(PoisonError::into_inner);
+        end(letting_go.take());
+        // Where there can be no thread this closes it here.
+        *letting_go = thread::Builder::new().name("blobpack close".into()).spawn(move || drop(medium)).ok();
     }
 
     /// Commits to the pack that is current, going along with a compaction in between.
@@ -245,8 +265,10 @@ impl<M: Medium> Drop for Shared<M> {
         if let Some(writer) = &self.pack.load().writer {
             let _ = writer.checkpoint();
         }
-        // It has the pack, and with that the file's lock.
-        end(self.background.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        // The first has the pack, and with that the file's lock.
+        for thread in [&mut self.background, &mut self.letting_go] {
+            end(thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 

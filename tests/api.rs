@@ -479,6 +479,27 @@ fn old_maps_are_counted_while_somebody_holds_them() {
     assert_eq!(store.stats().unwrap().old_maps, 0);
 }
 
+/// A long one is closed by a thread of its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_files_before_compactions_are_closed_when_the_store_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path().join("blobs.pack")).unwrap();
+    let mut kept = Vec::new();
+    for n in 0..3 {
+        let digest = store.put(&content(n, 40 << 20)).unwrap().digest;
+        kept.push(store.put(&content(n, 2000)).unwrap().digest);
+        store.dereference(&digest).unwrap();
+        store.compact().unwrap();
+        assert_eq!(store.stats().unwrap().old_maps, 0);
+    }
+    assert!(kept.iter().all(|digest| store.contains(digest).unwrap()));
+    drop(store);
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let at = directory.path().to_str().unwrap();
+    assert_eq!(maps.lines().filter(|map| map.contains(at)).collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
 #[test]
 fn a_listing_goes_on_after_any_digest() {
     let store = Store::temporary().unwrap();

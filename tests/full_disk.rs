@@ -348,6 +348,24 @@ fn what_the_disk_failed_to_write_is_told_to_commits_and_to_checkpoints() {
     with_own_mounts(fail_writes);
 }
 
+/// A long file is closed by a thread of its own, but not where its space is needed.
+#[test]
+fn a_compaction_gives_the_space_back_before_it_returns_where_there_is_little() {
+    with_own_mounts(|place| {
+        let disk = Disk { at: place.join("disk"), image: place.join("none") };
+        std::fs::create_dir(&disk.at).unwrap();
+        if !call("mount", &["-t", "tmpfs", "-o", "size=160m", "tmpfs", disk.at.to_str().unwrap()]) {
+            return common::skipped("a small disk needs tmpfs");
+        }
+        let store = Store::open(disk.at.join("blobs.pack")).unwrap();
+        let large = store.put(&content(1, 96 << 20)).unwrap().digest;
+        store.dereference(&large).unwrap();
+        let compacted = store.compact().unwrap();
+        let free = rustix::fs::statvfs(&disk.at).map(|found| found.f_bavail * found.f_frsize).unwrap();
+        assert!(compacted.freed_bytes >= 96 << 20 && free >= 140 << 20, "{free} bytes are free after {compacted:?}");
+    });
+}
+
 /// The disk is a file on a disk that is full: what has a place in it can be written, and nothing else.
 fn fail_writes(place: &Path) {
     const GOOD_BYTES: usize = 6 << 20;

@@ -23,12 +23,12 @@ const PART_BYTES: u64 = 1 << 20;
 /// A thread more is worth so many parts.
 const PARTS_A_THREAD: usize = 8;
 
-/// All blobs with their old and new places, in the order of the old.
+/// All blobs, in the order of the old file, with their new places.
 pub(super) struct Copying<'a, M: Medium> {
     pub(super) view: &'a View<M>,
     pub(super) new: &'a M,
     pub(super) blobs: &'a [BlobRecord],
-    pub(super) places: &'a [(Offset, Offset)],
+    pub(super) places: &'a [Offset],
 }
 
 impl<M: Medium> Copying<'_, M> {
@@ -71,7 +71,7 @@ impl<M: Medium> Copying<'_, M> {
 
     /// The end of a frame in the new file.
     fn end(&self, number: usize) -> u64 {
-        self.places[number].1.0 + self.blobs[number].frame_bytes()
+        self.places[number].0 + self.blobs[number].frame_bytes()
     }
 
     /// Ranges of blobs that are copied together: a large one, or small ones that will stand one behind the other.
@@ -82,8 +82,8 @@ impl<M: Medium> Copying<'_, M> {
                 Some(part)
                     if !self.is_large(number)
                         && !self.is_large(number - 1)
-                        && self.end(number - 1) == self.places[number].1.0
-                        && self.end(number) - self.places[part.start].1.0 <= PART_BYTES =>
+                        && self.end(number - 1) == self.places[number].0
+                        && self.end(number) - self.places[part.start].0 <= PART_BYTES =>
                 {
                     part.end = number + 1;
                 }
@@ -99,15 +99,15 @@ impl<M: Medium> Copying<'_, M> {
             self.large(part.start)?;
             return Ok(self.blobs[part.start].length);
         }
-        let (old, start) = (self.view.medium().as_ref(), self.places[part.start].1.0);
+        let (old, start) = (self.view.medium().as_ref(), self.places[part.start].0);
         let mut buffer = vec![0; to_usize(self.end(part.end - 1) - start)];
         let numbers: Vec<usize> = part.clone().collect();
         for run in numbers.chunk_by(|one, other| adjoin(&self.blobs[*one], &self.blobs[*other])) {
             let (first, last) = (run[0], run[run.len() - 1]);
-            let run_bytes = &mut buffer[to_usize(self.places[first].1.0 - start)..to_usize(self.end(last) - start)];
+            let run_bytes = &mut buffer[to_usize(self.places[first].0 - start)..to_usize(self.end(last) - start)];
             let is_read = read_run(old, self.blobs[first].id, run_bytes);
             for &number in run {
-                let frame = to_usize(self.places[number].1.0 - start)..to_usize(self.end(number) - start);
+                let frame = to_usize(self.places[number].0 - start)..to_usize(self.end(number) - start);
                 self.small(number, &mut buffer[frame], is_read)?;
             }
         }
@@ -143,13 +143,13 @@ impl<M: Medium> Copying<'_, M> {
             })?;
         }
         padding.fill(0);
-        let new = BlobHeader::new(self.view.marker(), self.places[number].1, &digest, blob.length);
+        let new = BlobHeader::new(self.view.marker(), self.places[number], &digest, blob.length);
         head.copy_from_slice(new.bytes());
         Ok(())
     }
 
     fn large(&self, number: usize) -> Result<()> {
-        let (blob, at) = (&self.blobs[number], self.places[number].1);
+        let (blob, at) = (&self.blobs[number], self.places[number]);
         let digest = self.read_digest(blob)?;
         let io = |e| Error::io("write a blob", self.new.path(), e);
         let mut to = Offset(at.0 + header_bytes(blob.algorithm));

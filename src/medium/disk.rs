@@ -330,6 +330,11 @@ impl Medium for Disk {
         true
     }
 
+    fn closes_slowly(&self) -> bool {
+        self.blocks()
+            .is_ok_and(|bytes| sys::LONG_BYTES <= bytes && sys::free_bytes(&self.file).is_ok_and(|free| free > bytes))
+    }
+
     fn write_back(&self, offset: Offset, length: u64) {
         sys::write_back(&self.file, offset.0, length);
     }

@@ -89,6 +89,12 @@ pub trait Medium: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Whether it is worth a thread to close the file where no name leads to it any more: it is long, so the system
+    /// takes its time to give back what it held, and nobody can be in want of that.
+    fn closes_slowly(&self) -> bool {
+        false
+    }
+
     /// Makes a range durable, whether it was written by [`write_at`](Medium::write_at) or [`store`](Medium::store).
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()>;
 

@@ -481,6 +481,10 @@ impl<M: Medium> Store<M> {
     /// Gives back the space of removed blobs: writes what lives into a new file and puts it in the place of the old
     /// one. Readers and blobs that are held go on; commits wait. Each payload is checked against its digest.
     ///
+    /// The old file's space is free once no reader and no blob holds it any more. A long file is closed by a thread, so
+    /// that may be a moment after this returns; not where the disk has less room left than the file has taken up, and
+    /// at the latest when the store is closed.
+    ///
     /// # Errors
     /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is
     /// needed; [`Error::Damaged`] for a payload that does not match its digest. The pack is as it was then.

@@ -22,7 +22,7 @@ struct Files {
     view: View<Sim>,
     new: Sim,
     blobs: Vec<BlobRecord>,
-    places: Vec<(Offset, Offset)>,
+    places: Vec<Offset>,
     payloads: Vec<Vec<u8>>,
 }
 
@@ -68,7 +68,7 @@ impl Files {
             let place = Offset(to + new_gap);
             (from, to) = (id.0 + blob.frame_bytes(), place.0 + blob.frame_bytes());
             files.blobs.push(blob);
-            files.places.push((id, place));
+            files.places.push(place);
             files.payloads.push(payload);
         }
         files.new.allocate(Offset(0), to + 4096).unwrap();
@@ -97,7 +97,7 @@ impl Files {
         let length = to_usize(self.new.length().unwrap());
         let (mut found, mut expected) = (vec![0; length], vec![0; length]);
         self.new.read_at(Offset(0), &mut found).unwrap();
-        for ((blob, (_, place)), payload) in self.blobs.iter().zip(&self.places).zip(&self.payloads) {
+        for ((blob, place), payload) in self.blobs.iter().zip(&self.places).zip(&self.payloads) {
             let header = BlobHeader::new(MARKER, *place, &Digest::of(blob.algorithm, payload), blob.length);
             let frame = [header.bytes(), payload].concat();
             expected[to_usize(place.0)..][..frame.len()].copy_from_slice(&frame);
@@ -205,7 +205,7 @@ fn a_part_is_one_write_and_a_large_blob_one_for_each_mebibyte() {
         Action::Write { offset, bytes, durable } => Some((offset.0, to_u64(bytes.len()), durable)),
         _ => None,
     });
-    let large = files.places[2].1.0;
+    let large = files.places[2].0;
     let expected = [
         (NEW, large - NEW, false),
         (large + 64, 1 << 20, false),

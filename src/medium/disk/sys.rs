@@ -48,6 +48,15 @@ pub(super) fn address_space_is_limited() -> bool {
     rustix::process::getrlimit(rustix::process::Resource::As).current.is_some()
 }
 
+/// A file that takes up less is closed in some milliseconds.
+pub(super) const LONG_BYTES: u64 = 32 << 20;
+
+/// How much room the file system has for whoever asks.
+pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
+    let found = rustix::fs::fstatvfs(file)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Opens what can't be opened for reading and writing, only to learn what it is.
 pub(super) fn open_for_kind(path: &Path) -> Option<File> {
     #[cfg(target_os = "linux")]
