@@ -6,6 +6,7 @@
 //! two superblocks' directories reach is not free; this is worked out when the first region is needed.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
 use zerocopy::IntoBytes;
@@ -20,6 +21,7 @@ use crate::medium::Medium;
 use crate::view::read_vec;
 
 mod calls;
+mod fill;
 mod hidden;
 mod private;
 mod reach;
@@ -77,6 +79,8 @@ pub struct Space {
     directories: Vec<Region>,
     /// Regions that checkpoints name, by the sequence of the newest one that does.
     retired: BTreeMap<u64, Retired>,
+    /// Segments that were filled with zeros last.
+    filled: Range<Offset>,
     /// Free segments that commits on their way may take.
     promised: u64,
     total_segments: u64,
@@ -99,24 +103,10 @@ impl Space {
     pub fn new(superblock: &Superblock, limit: u64) -> Space {
         Space {
             end: superblock.end.get(),
-            allocated: 0,
-            limit,
-            marker: superblock.identity.marker.get(),
-            slots: superblock.slots.get(),
             run: Offset(superblock.run.get()),
             known: false,
-            segments: Vec::new(),
-            directories: Vec::new(),
-            retired: BTreeMap::new(),
-            promised: 0,
-            total_segments: 0,
             live_segments: 0,
-            fresh_segments: 0,
-            index_bytes: 0,
-            heads: Vec::new(),
-            foreign: HashSet::default(),
-            has_directory: false,
-            owns_directory: false,
+            ..Space::empty(superblock.identity.marker.get(), superblock.slots.get(), limit)
         }
     }
 
@@ -133,6 +123,7 @@ impl Space {
             segments: Vec::new(),
             directories: Vec::new(),
             retired: BTreeMap::new(),
+            filled: Offset::NONE..Offset::NONE,
             promised: 0,
             total_segments: 0,
             live_segments: 1,

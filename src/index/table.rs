@@ -9,8 +9,8 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    DEPTH_MAX, Entry, LiveWord, Offset, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, home_slot,
-    segment_bytes, to_u64, to_usize,
+    DEPTH_MAX, Entry, LiveWord, Offset, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, first_generation,
+    home_slot, segment_bytes, to_u64, to_usize,
 };
 use crate::index::probe::{OTHER_GENERATION, directory_index, header, load, probes};
 use crate::medium::Medium;
@@ -29,6 +29,8 @@ use place::{Part, halves};
 
 /// Segments that nobody sees yet are written in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
+/// A directory is copied in pieces of this size: memory for all of it at once would take longer than the copy.
+const DIRECTORY_PIECE_WORDS: usize = 4096;
 
 /// The writer's side of the index of one pack. Its caller holds the apply lock.
 pub struct Table {
@@ -382,6 +384,9 @@ impl Table {
             }
             self.unwritten.1.append(&mut segment);
         } else {
+            if generation == first_generation(region.offset) {
+                space.fill(medium, region)?;
+            }
             // The generation goes first: a reader that is still in the region's former life sees it move before
             // anything else.
             self.store(medium, region.offset, &[generation])?;
@@ -422,13 +427,22 @@ impl Table {
             .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
         // Forged tags may ask for a directory of any size: the file has room for it before memory has.
         let region = space.take_directory(medium, directory_bytes(depth))?;
+        // No reader knows a directory that was never stored into. That is written, for the reason of `Space::fill`.
+        let mut first = [0; 8];
+        medium.read_at(region.offset, &mut first).map_err(|e| Error::io("read the index", medium.path(), e))?;
         let copies = 1 << (depth - self.live.depth);
-        let mut words = Vec::with_capacity(entries.len() * copies);
-        for entry in entries {
-            let entry = u64::from_le(entry.load(Ordering::Relaxed));
-            words.extend(std::iter::repeat_n(entry, copies));
+        let mut to = region.offset;
+        for entries in entries.chunks((DIRECTORY_PIECE_WORDS / copies).max(1)) {
+            let entries = entries.iter().map(|entry| u64::from_le(entry.load(Ordering::Relaxed)));
+            let words: Vec<u64> = entries.flat_map(|entry| std::iter::repeat_n(entry, copies)).collect();
+            if first == [0; 8] {
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                medium.write_at(to, &[&bytes], false).map_err(|e| Error::io("write the index", medium.path(), e))?;
+            } else {
+                self.store(medium, to, &words)?;
+            }
+            to.0 += 8 * to_u64(words.len());
         }
-        self.store(medium, region.offset, &words)?;
         self.dirty.push(region);
         if self.directory_is_ours {
             space.free_directory(old);

@@ -629,6 +629,33 @@ fn new_segments_that_nobody_sees_yet_are_written_together_up_to_a_mebibyte() {
     }
 }
 
+/// A reader of before may still be in it.
+#[test]
+fn a_directory_that_was_used_is_stored_word_by_word_and_a_new_one_written() {
+    let directory = SimDirectory::new(64 << 20);
+    let (view, mut space, mut table) = index_in(&directory, SLOTS);
+    let (mut used, mut reused) = (vec![table.live().directory], 0);
+    for sequence in 1..=6 {
+        table.freeze(sequence);
+        directory.record(true);
+        let record = link(view.tagger(), sequence, 1, 1);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        let at = table.live().directory;
+        let ways: Vec<bool> = (directory.steps().into_iter())
+            .filter_map(|step| match step.action {
+                Action::Write { offset, .. } if offset == at => Some(false),
+                Action::Store { offset, .. } if offset == at => Some(true),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ways[0], used.contains(&at), "{ways:?} in round {sequence}");
+        reused += u64::from(used.contains(&at));
+        used.push(at);
+        space.release_retired(sequence);
+    }
+    assert!((2..6).contains(&reused), "{reused}");
+}
+
 /// Nobody would find it there, and a copy of it would look as if it belonged.
 #[test]
 fn a_record_that_stands_in_another_ones_segment_is_not_copied() {

@@ -172,6 +172,42 @@ fn a_segment_never_has_a_generation_twice() {
 }
 
 #[test]
+fn new_segments_are_filled_a_piece_at_a_time_and_never_one_that_was_used() {
+    let (directory, medium) = file();
+    let mut space = empty();
+    let zeros = |first: u64, count: u64| Action::Write {
+        offset: Offset(START + first * PAGE),
+        bytes: vec![0; to_usize(count * PAGE)],
+        durable: false,
+    };
+    let take = |space: &mut Space| {
+        let (segment, _) = space.take_segment(&medium).unwrap();
+        directory.record(true);
+        space.fill(&medium, segment).unwrap();
+        actions(&directory)
+    };
+    assert_eq!(take(&mut space), [zeros(1, 16)], "the whole run");
+    assert!((1..16).all(|_| take(&mut space).is_empty()));
+    // Of a long run a part; what was free before it is left as it is.
+    space.add_segments(&medium, 20).unwrap();
+    let used = space.segments[12].0;
+    space.segments[12].1 = false;
+    assert_eq!(take(&mut space), [zeros(18, 7)]);
+    assert!((1..7).all(|_| take(&mut space).is_empty()));
+    assert_eq!(space.take_segment(&medium).unwrap().0.offset, used);
+    assert_eq!(take(&mut space), [zeros(26, 12)]);
+    // Segments that do not stand one behind the other.
+    space.segments.clear();
+    space.segments.extend([60, 59, 90].map(|page| (Offset(START + page * PAGE), true)));
+    space.skip_to(START + 100 * PAGE);
+    medium.allocate(Offset(START), 100 * PAGE).unwrap();
+    assert_eq!(
+        [take(&mut space), take(&mut space), take(&mut space)],
+        [vec![zeros(90, 1)], vec![zeros(59, 2)], vec![]]
+    );
+}
+
+#[test]
 fn the_smallest_directory_that_is_large_enough_is_taken() {
     let (_, medium) = file();
     let mut space = empty();
