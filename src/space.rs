@@ -26,7 +26,7 @@ mod hidden;
 mod private;
 mod reach;
 
-pub use calls::{data_bytes_most, no_space, sync_regions};
+pub use calls::{data_bytes_most, no_space, runs, sync_regions};
 use reach::{Reach, keep_allocated};
 
 /// Runs of segments are at least this many, and then a sixteenth of all that there are, up to 8 MiB: a file system

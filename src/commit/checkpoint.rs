@@ -21,7 +21,7 @@ use super::{Durability, State, Writer, lock};
 use crate::error::{Error, Result};
 use crate::format::{Offset, Superblock, directory_bytes, features};
 use crate::medium::Medium;
-use crate::space::sync_regions;
+use crate::space::{runs, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
 
@@ -126,6 +126,10 @@ impl<M: Medium> Writer<M> {
             next.incompatible = U64::new(next.incompatible.get() | features);
             (fresh, next)
         };
+        let fresh = runs(fresh);
+        for run in &fresh {
+            self.medium.prepare_sync(run.offset, run.bytes);
+        }
         match self.settings.durability {
             Durability::PowerLoss => sync_regions(self.medium.as_ref(), fresh, "sync the index")?,
             // The log as well.

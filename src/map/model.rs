@@ -104,6 +104,9 @@ impl Map {
         Ok(())
     }
 
+    /// Nothing to prepare.
+    pub fn prepare_sync(&self, _: Offset, _: u64) {}
+
     /// The first bytes of the map.
     #[must_use]
     pub fn front(&self, bytes: u64) -> Option<Front<'_>> {

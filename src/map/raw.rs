@@ -5,6 +5,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use memmap2::{Advice, UncheckedAdvice};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::WORD_BYTES;
@@ -146,6 +148,25 @@ impl Map {
             Backing::File { map, .. } => map.flush_range(to_usize(offset.0), to_usize(length)),
             Backing::Anonymous { .. } | Backing::Memory { .. } => Ok(()),
         }
+    }
+
+    /// Maps the pages of a range anew, for loads alone: they are as a sync would leave them, which else takes the right
+    /// to store from each page by itself, and tells all processors each time that what they know of it is over.
+    ///
+    /// Later loads find them mapped, and do not wait for a page that is on its way to the disk. A hint: where the
+    /// system does not know such calls nothing happens.
+    pub fn prepare_sync(&self, offset: Offset, length: u64) {
+        #[cfg(target_os = "linux")]
+        #[expect(unsafe_code, reason = "memmap2 has this call as unsafe, as it is for private memory")]
+        if let (Backing::File { map, .. }, Some(_)) = (&self.backing, self.at(offset, length)) {
+            let (offset, length) = (to_usize(offset.0), to_usize(length));
+            // SAFETY: of a shared map of a file this changes no byte: what was stored stays in the page cache, marked
+            // as changed, and is there again for the next load or store, at the same address.
+            let unmapped = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, length) };
+            let _ = unmapped.and_then(|()| map.advise_range(Advice::PopulateRead, offset, length));
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset, length);
     }
 
     /// The first `bytes` bytes, rounded down to whole words; `None` beyond the map.

@@ -23,6 +23,7 @@ use crate::map::Map;
 mod directory;
 mod lock;
 mod sys;
+mod write;
 
 /// The least address space that a map takes, so that a growing pack is seldom mapped anew: a long map that goes holds
 /// its owner up. It costs nothing until it is used.
@@ -163,56 +164,6 @@ impl Disk {
         }
         Ok(end <= self.length_seen.load(Ordering::Relaxed))
     }
-
-    fn write_again(&self, offset: Offset, length: u64) -> io::Result<()> {
-        let mut piece = vec![0; to_usize(length.min(PIECE_BYTES))];
-        let end = offset.0 + length;
-        for at in (offset.0..end).step_by(piece.len()) {
-            let piece = &mut piece[..to_usize((end - at).min(PIECE_BYTES))];
-            self.read_at(Offset(at), piece)?;
-            self.write_plainly(Offset(at), &[piece])?;
-        }
-        Ok(())
-    }
-
-    fn write_plainly(&self, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
-        sys::write_pieces(&self.file, offset.0, pieces, false)
-    }
-
-    /// The first parts are on their way to the disk while the rest is copied; a page that the next part goes on with is
-    /// left to that.
-    fn write_in_parts(&self, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
-        let whole_pages = |bytes: u64| bytes & !(PAGE_BYTES - 1);
-        let mut at = offset;
-        for piece in pieces.iter().flat_map(|piece| piece.chunks(to_usize(PIECE_BYTES))) {
-            self.write_plainly(at, &[piece])?;
-            let (from, end) = (whole_pages(at.0), at.0 + to_u64(piece.len()));
-            self.write_back(Offset(from), whole_pages(end) - from);
-            at.0 = end;
-        }
-        Ok(())
-    }
-
-    /// Writes and syncs by this open file, which is told of whatever the disk has failed since it was told last.
-    fn write_synced(&self, file: &File, offset: Offset, pieces: &[&[u8]]) -> io::Result<()> {
-        if !self.syncs_apart.load(Ordering::Relaxed) {
-            match sys::write_pieces(file, offset.0, pieces, true) {
-                Err(error) if sys::is_unsupported(&error) => self.syncs_apart.store(true, Ordering::Relaxed),
-                done => return done,
-            }
-        }
-        self.write_plainly(offset, pieces)?;
-        file.sync_data()
-    }
-}
-
-/// Whether the disk failed anything that this open file was not told of yet. To sync a page that nobody changes asks
-/// just that.
-fn check_written(file: &File) -> io::Result<()> {
-    match Map::of_file(file, PAGE_BYTES, true) {
-        Ok(map) => map.flush(Offset(0), PAGE_BYTES),
-        Err(_) => file.sync_data(),
-    }
 }
 
 impl Medium for Disk {
@@ -235,7 +186,7 @@ impl Medium for Disk {
         if offset < SPACE_AT {
             // A superblock is what a checkpoint ends with: it must not name what the disk failed to write.
             let file = self.opened_again(&self.for_checkpoints);
-            check_written(file)?;
+            write::check_written(file)?;
             return self.write_synced(file, offset, pieces);
         }
         let bytes: u64 = pieces.iter().map(|piece| to_u64(piece.len())).sum();
@@ -328,6 +279,14 @@ impl Medium for Disk {
 
     fn has_background(&self) -> bool {
         true
+    }
+
+    fn prepare_sync(&self, offset: Offset, length: u64) {
+        if !self.stores_by_pwrite.load(Ordering::Relaxed)
+            && let Some(map) = &*self.map.load()
+        {
+            map.prepare_sync(offset, length);
+        }
     }
 
     fn closes_slowly(&self) -> bool {

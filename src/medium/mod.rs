@@ -95,6 +95,10 @@ pub trait Medium: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Prepares a range that was stored into for its sync, as a hint: takes from the system what else it would do page
+    /// by page, and stop all processors for.
+    fn prepare_sync(&self, _offset: Offset, _length: u64) {}
+
     /// Makes a range durable, whether it was written by [`write_at`](Medium::write_at) or [`store`](Medium::store).
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()>;
 

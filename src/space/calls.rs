@@ -20,11 +20,17 @@ pub fn data_bytes_most<M: Medium>(medium: &M) -> Result<u64> {
 }
 
 /// Syncs regions, neighbours together. `what` says in an error what was tried.
-pub fn sync_regions<M: Medium>(medium: &M, mut regions: Vec<Region>, what: &'static str) -> Result<()> {
-    regions.sort_unstable();
-    for run in regions.chunk_by(|a, b| b.offset.0 <= a.end()) {
-        let (first, last) = (run[0], run[run.len() - 1]);
-        medium.sync_range(first.offset, last.end() - first.offset.0).map_err(|e| Error::io(what, medium.path(), e))?;
+pub fn sync_regions<M: Medium>(medium: &M, regions: Vec<Region>, what: &'static str) -> Result<()> {
+    for run in runs(regions) {
+        medium.sync_range(run.offset, run.bytes).map_err(|e| Error::io(what, medium.path(), e))?;
     }
     Ok(())
+}
+
+/// Regions in the order of the file, those that touch as one.
+pub fn runs(mut regions: Vec<Region>) -> Vec<Region> {
+    regions.sort_unstable();
+    let touch = |a: &Region, b: &Region| b.offset.0 <= a.end();
+    let run = |run: &[Region]| Region { offset: run[0].offset, bytes: run[run.len() - 1].end() - run[0].offset.0 };
+    regions.chunk_by(touch).map(run).collect()
 }

@@ -35,6 +35,39 @@ fn the_disk_keeps_the_contract() {
     assert_eq!(names(&path), ["aside", "pack"]);
 }
 
+/// Both those that were stored before and those that come while it is prepared.
+#[test]
+fn words_stay_when_their_sync_is_prepared() {
+    const LENGTH: u64 = 1 << 20;
+    let (_directory, path) = directory();
+    let disk = Disk::create(&path.join("pack"), 0o600).unwrap();
+    disk.allocate(Offset(0), LENGTH).unwrap();
+    let words: Vec<u64> = (1..=LENGTH / 8).collect();
+    disk.store(Offset(0), &words).unwrap();
+    let map = disk.map(LENGTH).unwrap();
+    std::thread::scope(|scope| {
+        let storing = scope.spawn(|| {
+            for number in 1..=2000 {
+                disk.store(Offset(8 * number), &[number << 32]).unwrap();
+            }
+        });
+        while !storing.is_finished() {
+            disk.prepare_sync(Offset(0), LENGTH);
+        }
+    });
+    for outside in [Offset(map.length()), Offset(map.length() - 4096), Offset(u64::MAX)] {
+        disk.prepare_sync(outside, 8192);
+    }
+    disk.sync_range(Offset(0), LENGTH).unwrap();
+    let mut bytes = vec![0; to_usize(LENGTH)];
+    disk.read_at(Offset(0), &mut bytes).unwrap();
+    for (number, bytes) in (0..).zip(bytes.as_chunks().0) {
+        let expected = if (1..=2000).contains(&number) { number << 32 } else { number + 1 };
+        let loaded = map.word(Offset(8 * number)).unwrap().load(Ordering::Acquire);
+        assert_eq!((u64::from_le(loaded), u64::from_le_bytes(*bytes)), (expected, expected), "word {number}");
+    }
+}
+
 #[test]
 fn the_disk_keeps_the_contract_on_tmpfs() {
     if let Ok(directory) = tempfile::tempdir_in("/dev/shm") {
