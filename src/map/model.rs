@@ -62,6 +62,15 @@ impl Map {
         frame.is_there.store(1, Ordering::Relaxed);
     }
 
+    /// Writes words, as the kernel does: in no order that somebody could rely on.
+    pub fn write_words(&self, offset: Offset, bytes: &[u8]) {
+        self.lay_words(offset, to_u64(bytes.len()));
+        let words = self.words(offset, bytes.len() / 8).expect("they were just laid");
+        for (word, bytes) in words.iter().zip(bytes.as_chunks().0) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+    }
+
     /// How far the map reaches.
     #[must_use]
     pub fn length(&self) -> u64 {

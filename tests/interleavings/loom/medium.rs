@@ -11,6 +11,9 @@ use blobpack::medium::{AtPath, Medium};
 /// All files are so long, so that no map is ever outgrown.
 pub const FILE_BYTES: u64 = 1 << 20;
 
+/// Before lies the index, which is words; from here on stand frames.
+pub const FRAMES_AT: Offset = Offset(0xc_0000);
+
 /// See the module.
 pub struct Model(Arc<Map>);
 
@@ -36,11 +39,19 @@ impl Medium for Model {
 
     /// Of words; frames are read through the map.
     fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_bytes(offset, buffer).ok_or(io::ErrorKind::UnexpectedEof.into())
+        // What nobody has written yet is zeros.
+        self.0.read_bytes(offset, buffer).unwrap_or_else(|| buffer.fill(0));
+        Ok(())
     }
 
     fn write_at(&self, offset: Offset, pieces: &[&[u8]], _: bool) -> io::Result<()> {
-        self.0.write_frame(offset, &pieces.concat());
+        let bytes = pieces.concat();
+        if offset >= FRAMES_AT {
+            self.0.write_frame(offset, &bytes);
+        } else if bytes.iter().any(|byte| *byte != 0) {
+            // Of the index. Zeros are only ever written to what is new, and so are there already.
+            self.0.write_words(offset, &bytes);
+        }
         Ok(())
     }
 

@@ -13,13 +13,11 @@ use blobpack::view::View;
 use blobpack::{Algorithm, Digest};
 use zerocopy::little_endian::{U32, U64};
 
-use crate::medium::{FILE_BYTES, Model};
+use crate::medium::{FILE_BYTES, FRAMES_AT, Model};
 
 /// Slots a segment.
 pub const SLOTS: u32 = 2;
 const MARKER: u64 = 0x1234_5678_9abc_def1;
-/// Frames stand from here on, a page apart.
-const FRAMES_AT: u64 = 0xc_0000;
 
 fn identity() -> Identity {
     let mut secret = [0; 112];
@@ -86,9 +84,9 @@ impl Content {
     }
 }
 
-/// The position of a frame's place.
+/// The position of a frame's place. They stand a page apart.
 pub fn at(frame: u64) -> Offset {
-    Offset(FRAMES_AT + 4096 * frame)
+    Offset(FRAMES_AT.0 + 4096 * frame)
 }
 
 /// The writer's side.
@@ -179,7 +177,7 @@ fn check(view: &View<Model>, content: &Content, found: Option<Found>) -> Option<
     assert_eq!((found.length, found.payload.0), (8, found.id.0 + 64));
     let frame = view.bytes(found.id, 72).expect("a blob that was found is there");
     assert_eq!(frame[64..], content.bytes.to_le_bytes());
-    Some((found.id.0 - FRAMES_AT) / 4096)
+    Some((found.id.0 - FRAMES_AT.0) / 4096)
 }
 
 /// The blob's references, as a reader finds them, all but one held.
