@@ -18,9 +18,9 @@
 //! begins its way to the disk when it is written, a MiB or a large blob at a time, so that where the disk is the limit
 //! the hashing costs no time.
 //!
-//! When the old file is closed the system gives back its pages and its blocks: a tenth of a second of a processor
-//! there, and two of the disk, which is told of each block (the mount option `discard`). That is left to a thread,
-//! unless somebody may wait for the space.
+//! When the old file is closed the system gives back its pages, and its blocks, of which it may tell the disk (the
+//! mount option `discard`): that took two fifths of the whole. It is left to a thread, unless somebody may wait for the
+//! space.
 //!
 //! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have
 //! it mapped go on, and move when they look the next time.
@@ -544,6 +544,8 @@ fn compact_once<M: Medium>(
     told: &mut dyn FnMut(Progress),
 ) -> Result<Option<Compacted>> {
     let settings = shared.settings();
+    // What the last one gives back may be needed.
+    shared.end_closing();
     let pack = shared.pack();
     let writer = pack.writer()?;
     writer.check()?;

@@ -95,8 +95,8 @@ pub struct Shared<M: Medium> {
     /// The last checkpoint that had a thread of its own. Taken before any lock of a writer, and never by a model
     /// checker: these have no such threads.
     background: sync::Mutex<Option<JoinHandle<()>>>,
-    /// Gives back what the file before the last compaction held.
-    letting_go: sync::Mutex<Option<JoinHandle<()>>>,
+    /// Dropped after the pack: nobody has to wait for it to have the file's lock.
+    closing: Closing,
     /// Of a temporary store; removed with it.
     _directory: Option<TemporaryDirectory>,
 }
@@ -109,7 +109,7 @@ impl<M: Medium> Shared<M> {
             spare: Arc::default(),
             old: Mutex::new(Vec::new()),
             background: sync::Mutex::new(None),
-            letting_go: sync::Mutex::new(None),
+            closing: Closing::default(),
             _directory: None,
         }
     }
@@ -171,10 +171,15 @@ impl<M: Medium> Shared<M> {
         if !medium.closes_slowly() {
             return;
         }
-        let mut letting_go = self.letting_go.lock().unwrap_or_else(PoisonError::into_inner);
-        end(letting_go.take());
         // Where there can be no thread this closes it here.
-        *letting_go = thread::Builder::new().name("blobpack close".into()).spawn(move || drop(medium)).ok();
+        let thread = thread::Builder::new().name("blobpack close".into()).spawn(move || drop(medium)).ok();
+        let before = std::mem::replace(&mut *self.closing.0.lock().unwrap_or_else(PoisonError::into_inner), thread);
+        end(before);
+    }
+
+    /// Waits until the file before the last compaction is closed.
+    pub(crate) fn end_closing(&self) {
+        end(self.closing.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Commits to the pack that is current, going along with a compaction in between.
@@ -244,6 +249,16 @@ impl<M: Medium> Shared<M> {
     }
 }
 
+/// The thread that closes the file before the last compaction, and so gives back what it held.
+#[derive(Default)]
+struct Closing(sync::Mutex<Option<JoinHandle<()>>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        end(self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 /// Waits for the end of a thread, whose work has told what went wrong.
 fn end(thread: Option<JoinHandle<()>>) {
     if let Some(thread) = thread {
@@ -265,10 +280,8 @@ impl<M: Medium> Drop for Shared<M> {
         if let Some(writer) = &self.pack.load().writer {
             let _ = writer.checkpoint();
         }
-        // The first has the pack, and with that the file's lock.
-        for thread in [&mut self.background, &mut self.letting_go] {
-            end(thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-        }
+        // It has the pack, and with that the file's lock.
+        end(self.background.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

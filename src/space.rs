@@ -74,7 +74,8 @@ pub struct Space {
     run: Offset,
     /// Whether the free regions of the runs in the file are known yet.
     known: bool,
-    /// Free segments, and whether one was never stored into: then it need not be read to know its generation.
+    /// Free segments, and whether one is new: nobody has ever seen it, so it need not be read to know its generation.
+    /// What a change that was rolled back has stored there was not seen either.
     segments: Vec<(Offset, bool)>,
     directories: Vec<Region>,
     /// Regions that checkpoints name, by the sequence of the newest one that does.

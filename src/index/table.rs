@@ -30,7 +30,7 @@ use place::{Part, halves};
 /// Segments that nobody sees yet are written in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 /// A directory is copied in pieces of this size: memory for all of it at once would take longer than the copy.
-const DIRECTORY_PIECE_WORDS: usize = 4096;
+const DIRECTORY_PIECE_WORDS: usize = if cfg!(test) { 8 } else { 4096 };
 
 /// The writer's side of the index of one pack. Its caller holds the apply lock.
 pub struct Table {
@@ -384,6 +384,7 @@ impl Table {
             }
             self.unwritten.1.append(&mut segment);
         } else {
+            // Its first life, so that no reader can know it.
             if generation == first_generation(region.offset) {
                 space.fill(medium, region)?;
             }
@@ -427,7 +428,8 @@ impl Table {
             .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
         // Forged tags may ask for a directory of any size: the file has room for it before memory has.
         let region = space.take_directory(medium, directory_bytes(depth))?;
-        // No reader knows a directory that was never stored into. That is written, for the reason of `Space::fill`.
+        // No reader knows a directory that was never stored into, and each that was begins with an entry, which is not
+        // 0. A new one is written, for the reason of `Space::fill`.
         let mut first = [0; 8];
         medium.read_at(region.offset, &mut first).map_err(|e| Error::io("read the index", medium.path(), e))?;
         let copies = 1 << (depth - self.live.depth);

@@ -631,29 +631,35 @@ fn new_segments_that_nobody_sees_yet_are_written_together_up_to_a_mebibyte() {
 
 /// A reader of before may still be in it.
 #[test]
-fn a_directory_that_was_used_is_stored_word_by_word_and_a_new_one_written() {
+fn a_region_that_was_used_is_stored_word_by_word_and_only_a_new_one_written() {
     let directory = SimDirectory::new(64 << 20);
     let (view, mut space, mut table) = index_in(&directory, SLOTS);
-    let (mut used, mut reused) = (vec![table.live().directory], 0);
-    for sequence in 1..=6 {
+    let (mut used, mut reused) = (vec![], [0; 2]);
+    for sequence in 1..=200 {
         table.freeze(sequence);
         directory.record(true);
-        let record = link(view.tagger(), sequence, 1, 1);
+        let record = link(view.tagger(), sequence % 100, 1, sequence);
         table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
-        let at = table.live().directory;
-        let ways: Vec<bool> = (directory.steps().into_iter())
-            .filter_map(|step| match step.action {
-                Action::Write { offset, .. } if offset == at => Some(false),
-                Action::Store { offset, .. } if offset == at => Some(true),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(ways[0], used.contains(&at), "{ways:?} in round {sequence}");
-        reused += u64::from(used.contains(&at));
-        used.push(at);
+        let steps = directory.steps();
+        let live = table.live();
+        let entry = view.word(Offset(live.directory.0 + 8 * directory_index(record.tag(), live.depth))).unwrap();
+        let regions = [live.directory, Entry::unpack(entry).segment];
+        for (region, reused) in regions.into_iter().zip(&mut reused) {
+            let is_written = steps.iter().any(|step| match &step.action {
+                Action::Write { offset, bytes, .. } => (offset.0..offset.0 + bytes.len() as u64).contains(&region.0),
+                _ => false,
+            });
+            let is_stored =
+                steps.iter().any(|step| matches!(&step.action, Action::Store { offset, .. } if *offset == region));
+            let was_used = used.contains(&region);
+            assert!(is_stored || !was_used, "{region:?} in round {sequence}");
+            assert!(!is_written || !was_used, "{region:?} is written in round {sequence}");
+            *reused += u64::from(was_used);
+            used.push(region);
+        }
         space.release_retired(sequence);
     }
-    assert!((2..6).contains(&reused), "{reused}");
+    assert!(reused.iter().all(|count| (50..200).contains(count)), "{reused:?}");
 }
 
 /// Nobody would find it there, and a copy of it would look as if it belonged.

@@ -38,6 +38,9 @@ unsafe impl Send for Map {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Map {}
 
+/// So much is unmapped at a time, for the moment until it is mapped anew.
+#[cfg(target_os = "linux")]
+const PREPARED_BYTES: usize = 1 << 20;
 /// From so many bytes on memory is mapped and not allocated.
 const MAPPED_BYTES_MIN: u64 = 256 << 10;
 
@@ -150,20 +153,22 @@ impl Map {
         }
     }
 
-    /// Maps the pages of a range anew, for loads alone: they are as a sync would leave them, which else takes the right
-    /// to store from each page by itself, and tells all processors each time that what they know of it is over.
+    /// Maps the pages of a range anew, for loads: they are as a sync would leave them, which else takes the right to
+    /// store from each page by itself, and tells all processors each time that what they know of it is over. A store
+    /// gets that right again. Later loads find the pages mapped, and do not wait for one on its way to the disk.
     ///
-    /// Later loads find them mapped, and do not wait for a page that is on its way to the disk. A hint: where the
-    /// system does not know such calls nothing happens.
+    /// A hint: where the system can't map pages ahead (Linux before 5.14, a filter of system calls) nothing happens.
     pub fn prepare_sync(&self, offset: Offset, length: u64) {
         #[cfg(target_os = "linux")]
-        #[expect(unsafe_code, reason = "memmap2 has this call as unsafe, as it is for private memory")]
         if let (Backing::File { map, .. }, Some(_)) = (&self.backing, self.at(offset, length)) {
-            let (offset, length) = (to_usize(offset.0), to_usize(length));
-            // SAFETY: of a shared map of a file this changes no byte: what was stored stays in the page cache, marked
-            // as changed, and is there again for the next load or store, at the same address.
-            let unmapped = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, length) };
-            let _ = unmapped.and_then(|()| map.advise_range(Advice::PopulateRead, offset, length));
+            let (first, end) = (to_usize(offset.0), to_usize(offset.0 + length));
+            for at in (first..end).step_by(PREPARED_BYTES) {
+                let length = PREPARED_BYTES.min(end - at);
+                if map.advise_range(Advice::PopulateRead, at, 1).is_err() || unmap(map, at, length).is_err() {
+                    return;
+                }
+                let _ = map.advise_range(Advice::PopulateRead, at, length);
+            }
         }
         #[cfg(not(target_os = "linux"))]
         let _ = (offset, length);
@@ -188,6 +193,16 @@ impl Map {
         // empty range.
         Some(unsafe { self.start.add(to_usize(offset.0)) })
     }
+}
+
+/// Takes pages out of a map, until somebody loads or stores there.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "memmap2 has this call as unsafe: of private memory it would take what was stored")]
+fn unmap(map: &MmapRaw, at: usize, length: usize) -> io::Result<()> {
+    // SAFETY: this changes no byte, as the maps of files are shared ones (`map_raw`, `map_raw_read_only`): what was
+    // stored is in the page cache, marked as changed. Addresses stay, so slices and atomics that others borrow are
+    // good; whoever is at them meanwhile gets the same page once more. That is so of the range rounded to pages, too.
+    unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, length) }
 }
 
 /// Zeroed pages that take no memory, nor are counted as promised, until somebody stores to them. An allocator zeroes by

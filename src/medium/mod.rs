@@ -90,7 +90,7 @@ pub trait Medium: Send + Sync + Sized + 'static {
     }
 
     /// Whether it is worth a thread to close the file where no name leads to it any more: it is long, so the system
-    /// takes its time to give back what it held, and nobody can be in want of that.
+    /// takes its time to give back what it held, and there is room without that.
     fn closes_slowly(&self) -> bool {
         false
     }

@@ -1,7 +1,8 @@
 //! Making pages of new segments, some at a time.
 //!
 //! Where a store through the map is the first touch of a page, the system reads ahead before it goes on, of a new run
-//! zeros too: as much as it is set to, which may be 8 MiB and take 20 ms. So zeros are written first.
+//! zeros too: as much as it is set to, which may be 8 MiB and take 20 ms. So zeros are written first. Not where stores
+//! go by `pwrite`: these read nothing ahead, and where each write takes new space it would be spent on zeros.
 
 use super::{Region, Space};
 use crate::error::{Error, Result};
@@ -13,10 +14,11 @@ const PIECE_BYTES: u64 = 64 << 10;
 
 impl Space {
     /// Fills a segment that was just taken with zeros, and those that come next, where that was not done yet: for who
-    /// stores into it for the first time.
+    /// stores into it for the first time. Of those that come next a part of the free ones from before an open is not
+    /// known to be new: they are filled one at a time.
     pub fn fill<M: Medium>(&mut self, medium: &M, segment: Region) -> Result<()> {
         static ZEROS: [u8; to_usize(PIECE_BYTES)] = [0; to_usize(PIECE_BYTES)];
-        if self.filled.contains(&segment.offset) {
+        if medium.shares_blocks() || self.filled.contains(&segment.offset) {
             return Ok(());
         }
         let mut end = segment.end();

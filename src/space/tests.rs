@@ -208,6 +208,27 @@ fn new_segments_are_filled_a_piece_at_a_time_and_never_one_that_was_used() {
 }
 
 #[test]
+#[cfg(not(miri))]
+fn nothing_is_filled_where_stores_go_by_pwrite() {
+    let directory = tempfile::tempdir().unwrap();
+    for by_pwrite in [true, false] {
+        let medium = crate::medium::Disk::create(&directory.path().join(by_pwrite.to_string()), 0o600).unwrap();
+        if by_pwrite {
+            medium.store_by_pwrite();
+        } else if medium.shares_blocks() {
+            continue;
+        }
+        let mut space = empty();
+        let (segment, _) = space.take_segment(&medium).unwrap();
+        medium.write_at(segment.offset, &[&[7; 64]], false).unwrap();
+        space.fill(&medium, segment).unwrap();
+        let mut there = [0; 64];
+        medium.read_at(segment.offset, &mut there).unwrap();
+        assert_eq!(there, [if by_pwrite { 7 } else { 0 }; 64]);
+    }
+}
+
+#[test]
 fn the_smallest_directory_that_is_large_enough_is_taken() {
     let (_, medium) = file();
     let mut space = empty();

@@ -102,8 +102,7 @@ impl<M: Medium> std::fmt::Debug for Removed<M> {
 /// A content-addressed blob store in one pack file.
 ///
 /// Handles are cheap to clone and can be used from any thread. A checkpoint that is due is made in a thread of its own,
-/// beside whatever is done meanwhile. The last handle to be dropped makes one too, as
-/// [`close`](Store::close) does.
+/// beside whatever is done meanwhile. The last handle to be dropped makes one too, as [`close`](Store::close) does.
 ///
 /// ```
 /// use blobpack::Store;
@@ -482,8 +481,8 @@ impl<M: Medium> Store<M> {
     /// one. Readers and blobs that are held go on; commits wait. Each payload is checked against its digest.
     ///
     /// The old file's space is free once no reader and no blob holds it any more. A long file is closed by a thread, so
-    /// that may be a moment after this returns; not where the disk has less room left than the file has taken up, and
-    /// at the latest when the store is closed.
+    /// that may be a moment after this returns, at the latest when the store is closed; not where the file system has
+    /// less room left than the file took up (of quotas nothing is known).
     ///
     /// # Errors
     /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is

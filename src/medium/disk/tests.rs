@@ -51,6 +51,9 @@ fn words_stay_when_their_sync_is_prepared() {
                 disk.store(Offset(8 * number), &[number << 32]).unwrap();
             }
         });
+        for _ in 0..20 {
+            map.prepare_sync(Offset(0), LENGTH);
+        }
         while !storing.is_finished() {
             disk.prepare_sync(Offset(0), LENGTH);
         }

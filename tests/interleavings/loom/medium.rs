@@ -39,9 +39,12 @@ impl Medium for Model {
 
     /// Of words; frames are read through the map.
     fn read_at(&self, offset: Offset, buffer: &mut [u8]) -> io::Result<()> {
-        // What nobody has written yet is zeros.
-        self.0.read_bytes(offset, buffer).unwrap_or_else(|| buffer.fill(0));
-        Ok(())
+        // A region of the index that nobody has stored into yet is zeros.
+        if offset < FRAMES_AT && self.0.word(offset).is_none() {
+            buffer.fill(0);
+            return Ok(());
+        }
+        self.0.read_bytes(offset, buffer).ok_or(io::ErrorKind::UnexpectedEof.into())
     }
 
     fn write_at(&self, offset: Offset, pieces: &[&[u8]], _: bool) -> io::Result<()> {
@@ -49,8 +52,11 @@ impl Medium for Model {
         if offset >= FRAMES_AT {
             self.0.write_frame(offset, &bytes);
         } else if bytes.iter().any(|byte| *byte != 0) {
-            // Of the index. Zeros are only ever written to what is new, and so are there already.
             self.0.write_words(offset, &bytes);
+        } else {
+            // Zeros are only ever written to new regions of the index, and so are there already.
+            let pages = (offset.0..offset.0 + bytes.len() as u64).step_by(4096);
+            assert!(pages.map(Offset).all(|page| self.0.word(page).is_none()), "a region that was used is filled");
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ pub const GROUPS: &[Group] = &[
     Group { works: &["remove"], slow: false, measure: removal::quarter },
     Group { works: &["open_1m", "recover_1m", "rebuild_1m"], slow: false, measure: opens::million },
     Group { works: &["open_10m"], slow: true, measure: opens::many },
-    Group { works: &["compact", "verify"], slow: false, measure: whole::rewrite },
+    Group { works: &["compact", "compact_and_close", "verify"], slow: false, measure: whole::rewrite },
     Group { works: &["overhead_bytes_before", "overhead_bytes"], slow: false, measure: whole::overhead },
     Group { works: &["put_tail"], slow: true, measure: tail::slowest },
     Group { works: &["rss_anon"], slow: true, measure: tail::memory },
