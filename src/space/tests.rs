@@ -196,6 +196,11 @@ fn new_segments_are_filled_a_piece_at_a_time_and_never_one_that_was_used() {
     assert!((1..7).all(|_| take(&mut space).is_empty()));
     assert_eq!(space.take_segment(&medium).unwrap().0.offset, used);
     assert_eq!(take(&mut space), [zeros(26, 12)]);
+    // Of a longer one 64 KiB.
+    space.add_segments(&medium, 20).unwrap();
+    assert_eq!(take(&mut space), [zeros(39, 16)]);
+    assert!((1..16).all(|_| take(&mut space).is_empty()));
+    assert_eq!(take(&mut space), [zeros(55, 4)]);
     // Segments that do not stand one behind the other.
     space.segments.clear();
     space.segments.extend([60, 59, 90].map(|page| (Offset(START + page * PAGE), true)));
