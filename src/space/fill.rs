@@ -6,11 +6,11 @@
 
 use super::{Region, Space};
 use crate::error::{Error, Result};
-use crate::format::{Offset, to_usize};
+use crate::format::{Offset, PAGE_BYTES, to_usize};
 use crate::medium::Medium;
 
-/// So many are written at a time.
-const PIECE_BYTES: u64 = 64 << 10;
+/// So many are written at a time. Miri, to which each word is one, has enough with a page.
+const PIECE_BYTES: u64 = if cfg!(miri) { PAGE_BYTES } else { 64 << 10 };
 
 impl Space {
     /// Fills a segment that was just taken with zeros, and those that come next, where that was not done yet: for who
