@@ -622,7 +622,7 @@ fn compact_once<M: Medium>(
         resume_unwind(panic);
     }
     if let Some(replacement) = replacement {
-        // Else the old file would be closed, and its space given back, when this returns.
+        // Else the old file would be closed, and its space given back, by this call and not by the thread.
         drop((pack, old));
         shared.replace(replacement);
     }

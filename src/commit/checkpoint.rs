@@ -9,8 +9,8 @@
 //! where the next one is due before it has ended, and wait where even that does not do.
 //!
 //! A sync takes the right to store from each page by itself, and interrupts all processors each time. Of what is frozen
-//! hardly anything is stored into again, so before the sync whole runs of it are mapped anew, for loads. A checkpoint
-//! takes less than half of the time for that, and gets beside it hardly more than without.
+//! hardly anything is stored into again, so before the sync whole runs of it are mapped anew, for loads: a checkpoint
+//! then takes less time, and gets beside it are slowed down less (README, what else was tried).
 //!
 //! # The first name
 //!
@@ -29,7 +29,7 @@ use crate::space::{runs, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
 
-/// Of shorter runs the pages are left to the sync: to map them anew interrupts the processors as often.
+/// Shorter runs are left to the sync, which interrupts the processors but a few times for them.
 const PREPARED_BYTES_MIN: u64 = 4 * PAGE_BYTES;
 
 impl<M: Medium> Writer<M> {

@@ -14,8 +14,8 @@ const PIECE_BYTES: u64 = if cfg!(miri) { PAGE_BYTES } else { 64 << 10 };
 
 impl Space {
     /// Fills a segment that was just taken with zeros, and those that come next, where that was not done yet: for who
-    /// stores into it for the first time. Of those that come next a part of the free ones from before an open is not
-    /// known to be new: they are filled one at a time.
+    /// stores into it for the first time. Of segments that were free when the pack was opened nobody knows whether they
+    /// are new before they are taken, so they are filled one at a time.
     pub fn fill<M: Medium>(&mut self, medium: &M, segment: Region) -> Result<()> {
         static ZEROS: [u8; to_usize(PIECE_BYTES)] = [0; to_usize(PIECE_BYTES)];
         if medium.shares_blocks() || self.filled.contains(&segment.offset) {

@@ -55,7 +55,7 @@ fn at(run: &Run, count: usize) -> Result<[f64; 5]> {
     let key_bytes = (keys.capacity() * 32) as f64 / 1_048_576.0;
     let memory = anonymous_mebibytes()? - key_bytes;
     let index = blobpack.store.stats()?.index_bytes as f64 / count as f64;
-    // Beside a checkpoint, which tells the other processors of each page that it has written, gets take twice as long.
+    // Beside a checkpoint gets take longer.
     blobpack.store.checkpoint()?;
     run.settle()?;
     let mut gets = Vec::new();
