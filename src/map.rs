@@ -21,6 +21,10 @@ pub use raw::{Front, Map};
 
 /// One word of a map, in bytes.
 const WORD_BYTES: u64 = 8;
+/// One cache line, in bytes.
+pub const LINE_BYTES: u64 = 64;
+/// The words of a cache line.
+pub type Line = [Word; 8];
 
 impl Map {
     /// The word at a multiple of 8; `None` elsewhere and beyond the map.
@@ -127,8 +131,16 @@ mod tests {
         assert!(map.bytes(Offset(3), 62).is_none());
         assert!(map.bytes(Offset(8), u64::MAX).is_none());
         assert!(Map::memory(0).word(Offset(0)).is_none());
-        map.prefetch(Offset(0));
-        map.prefetch(Offset(u64::MAX));
+        let front = map.front(1).unwrap();
+        assert_eq!(front.bytes(Offset(3), 61), map.bytes(Offset(3), 61));
+        assert_eq!(front.bytes(Offset(64), 0), Some(&[][..]));
+        for (offset, length) in [(3, 62), (65, 0), (8, u64::MAX), (u64::MAX, 8)] {
+            assert!(front.bytes(Offset(offset), length).is_none(), "{length} bytes at {offset}");
+        }
+        assert!(front.line(0).is_some() && front.line(1).is_none() && front.line(usize::MAX).is_none());
+        assert!(front.word(7).is_some() && front.word(8).is_none() && map.front(2).is_none());
+        front.prefetch(Offset(0));
+        front.prefetch(Offset(u64::MAX));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use elsa::FrozenVec;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::index::home::Miss;
 use crate::index::probe::Stop;
 use crate::medium::{Disk, Medium};
 use crate::name::Name;
@@ -124,7 +125,7 @@ impl<M: Medium> Reader<M> {
         self.view().find_many_at_home(digests, |digest, bytes| {
             found.push(match bytes {
                 Some(bytes) => Some(BlobRef { bytes }),
-                None => self.find_farther(digest)?,
+                None => self.find(digest)?,
             });
             Ok(())
         })?;
@@ -137,20 +138,19 @@ impl<M: Medium> Reader<M> {
     /// Those of a damaged pack.
     #[inline]
     pub fn find(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
-        if let Some(bytes) = self.view().find_at_home(digest) {
-            return Ok(Some(BlobRef { bytes }));
+        match self.view().find_near_home(digest) {
+            Ok(bytes) => Ok(Some(BlobRef { bytes })),
+            Err(Miss::Absent) => Ok(None),
+            Err(Miss::Unsure) => self.find_carefully(digest),
         }
-        self.find_farther(digest)
     }
 
-    /// Not in the first slots, or not at all.
-    fn find_farther(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
+    /// What the fast path does not know.
+    #[inline(never)]
+    fn find_carefully(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
         let view = self.view();
-        let settled = view.find_near_home(digest).or_else(|| {
-            let found = if view.is_current() { view.find_blob(digest).ok() } else { None };
-            found.filter(|_| !view.is_private() || view.is_current())
-        });
-        match settled {
+        let found = if view.is_current() { view.find_blob(digest).ok() } else { None };
+        match found.filter(|_| !view.is_private() || view.is_current()) {
             Some(None) => Ok(None),
             Some(Some(found)) => match view.bytes(found.payload, found.length) {
                 Some(bytes) => Ok(Some(BlobRef { bytes })),

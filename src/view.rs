@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, live, to_usize};
 use crate::index::tag::Tagger;
 use crate::log::name_in;
-use crate::map::{Front, Map};
+use crate::map::{Front, LINE_BYTES, Map};
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering, Word};
@@ -30,8 +30,8 @@ pub struct View<M> {
     overlay: Option<Overlay>,
     /// The file's length when it was last asked for. Only ever grows.
     length: AtomicU64,
-    /// How much of the file the fast path may look at: nothing in a view that recovered for itself.
-    front_bytes: AtomicU64,
+    /// How many cache lines of the file the fast path may look at: none in a view that recovered for itself.
+    front_lines: AtomicU64,
     marker: u64,
     tagger: Tagger,
     slots: u32,
@@ -56,7 +56,7 @@ impl<M: Medium> View<M> {
             map,
             overlay: None,
             length: AtomicU64::new(length),
-            front_bytes: AtomicU64::new(0),
+            front_lines: AtomicU64::new(0),
             marker: identity.marker.get(),
             tagger: Tagger::new(&identity.secret),
             slots,
@@ -72,7 +72,7 @@ impl<M: Medium> View<M> {
     pub fn with_overlay(mut self, map: Arc<Map>, start: Offset, live: Offset) -> View<M> {
         self.overlay = Some(Overlay { map, start: start.0 });
         self.live = live;
-        self.front_bytes = AtomicU64::new(0);
+        self.front_lines = AtomicU64::new(0);
         self
     }
 
@@ -86,7 +86,7 @@ impl<M: Medium> View<M> {
             map,
             overlay: self.overlay.as_ref().map(|o| Overlay { map: o.map.clone(), start: o.start }),
             length: AtomicU64::new(length),
-            front_bytes: AtomicU64::new(0),
+            front_lines: AtomicU64::new(0),
             marker: self.marker,
             tagger: self.tagger.clone(),
             slots: self.slots,
@@ -185,12 +185,12 @@ impl<M: Medium> View<M> {
     /// The file as long as it was when last asked; nothing of it for a view that recovered for itself.
     #[inline]
     pub fn front(&self) -> Option<Front<'_>> {
-        self.map.front(self.front_bytes.load(Ordering::Relaxed))
+        self.map.front(to_usize(self.front_lines.load(Ordering::Relaxed)))
     }
 
     fn extend_front(&self, file_bytes: u64) {
         if self.overlay.is_none() {
-            self.front_bytes.fetch_max(file_bytes.min(self.map.length()), Ordering::Relaxed);
+            self.front_lines.fetch_max(file_bytes.min(self.map.length()) / LINE_BYTES, Ordering::Relaxed);
         }
     }
 
@@ -239,12 +239,6 @@ impl<M: Medium> View<M> {
     pub fn name_in_frame(&self, offset: Offset) -> Option<Name> {
         let frame = self.frame(offset).filter(|frame| frame.length <= NAME_BYTES_MAX)?;
         name_in(&frame, self.bytes(frame.body(), frame.length)?)
-    }
-
-    /// Begins to load the cache line at `offset`.
-    #[inline]
-    pub fn prefetch(&self, offset: Offset) {
-        self.map.prefetch(offset);
     }
 
     /// Reads with a system call, so that an unreadable sector is an error and not a signal.

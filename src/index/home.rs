@@ -1,59 +1,69 @@
 //! The fast path of a lookup.
 //!
 //! Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are
-//! fast where the next begins while this one waits, for which few instructions may lie between: so there is one bounds
-//! check for each line, all misfortunes have the same end, and the unpredictable choice between the first two slots,
-//! where nine hits out of ten are, is not a branch.
+//! fast where the next begins while this one waits, for which few instructions may lie between: so the map is looked at
+//! in cache lines, with one bounds check for each, all misfortunes have the same end, and the unpredictable choice
+//! between the first three slots, where 19 hits out of 20 are, is not a branch. Whether the frame is the blob's is one,
+//! so that the caller's loads need not wait for the answer.
 //!
 //! # What a get costs
 //!
-//! No system call, no copy, and no store to memory that another thread reads: of 3,000 gets callgrind counts 25,771
-//! stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 206
+//! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts 258,817
+//! stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 167
 //! instructions (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the
 //! digest. Of cache lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB
-//! for a million records; the slot's and the frame header's, which are waited for; and what the caller reads of the
-//! payload. The least that can be is the last two: without an index in between the place of a frame would have to be
-//! known.
+//! for a million records; two or three of slots and the frame header's, which are waited for; and what the caller
+//! reads of the payload. The least that can be is the last two: without an index in between the place of a frame would
+//! have to be known.
 //!
 //! A profile of random gets of a million blobs of 256 bytes has 45 of 100 samples at the slot's first word and 38 at
-//! the frame's. As a processor holds some 450 instructions, less than three gets wait at a time; a hash map in memory
-//! has a quarter of the instructions and waits for ten. One get in ten goes past the first two slots: nobody foresees
-//! that, and what was begun of the next gets is thrown away. Both of the first slots are asked for at once (5 % less
-//! time). What was tried and did not pay: four slots in place of the first two (slower by an eighth: it is memory that
-//! is short), for unknown digests eight slots at once in place of one after the other up to an empty one, which no
-//! branch foresees (slower by a quarter, for the same reason), or the header and the next three slots loaded ahead
-//! (nothing), no check of the notice, marker, offset and length (5 % less time), huge pages for the index (a tenth at
-//! most, within the noise), and segments of 31, 127 and 255 slots in place of 63: with the first puts take 1.6 times as
-//! long and the index is 1.75 times as large, the others are level and their index a tenth larger.
+//! the frame's. The waits alone are short where they don't depend on each other: in loops of their own 29 ns for a
+//! slot and 23 for a frame with its payload. One after the other, by no more than the instructions that they need and
+//! without bounds checks, the same lookups took 117 ns where `get` took 160 and a hash map in memory 42. A processor
+//! holds some 450 instructions, so few gets wait at a time, and ten of the map's. One get in twenty goes past the
+//! first slots: nobody foresees that, and what was begun of the next gets is thrown away.
 //!
-//! Not built: a line of fingerprints in each segment, a byte a slot. In a model of the index alone, of 720,000 random
-//! tags in such segments, the search for an unknown one takes 25 ns with it and 120 as here, that for a known one the
-//! same; the format would have to change.
+//! What was tried and did not pay: four slots at once (slower by an eighth: it is memory that is short), for unknown
+//! digests eight slots at once in place of one after the other up to an empty one, which no branch foresees (slower by
+//! a quarter, for the same reason), or the header and the next three slots loaded ahead (nothing), all of it inlined
+//! (15 instructions less, and no time), no check of the notice, marker, offset and length (5 % less time), huge pages
+//! for the index (a tenth at most, within the noise), and segments of 31, 127 and 255 slots in place of 63: with the
+//! first puts take 1.6 times as long and the index is 1.75 times as large, the others are level and their index a tenth
+//! larger.
+//!
+//! Not built: a line of fingerprints in each segment, a byte a slot. Beside a pack of a million blobs an unknown digest
+//! takes 26 ns with such lines in a model, 90 by the loop of `find_farther` alone, and 147 as it is; a known one takes
+//! 8 % longer with them. The format would have to change.
 
-use std::hint::select_unpredictable;
+use std::hint::{cold_path, select_unpredictable};
 
 use zerocopy::FromBytes;
 
 use crate::digest::{Algorithm, Digest};
-use crate::error::Result;
-use crate::format::{Entry, FrameHeader, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_usize};
-use crate::index::probe::{Found, Segment, directory_index};
-use crate::map::Front;
+use crate::error::Error;
+use crate::format::{
+    Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
+};
+use crate::index::probe::{Segment, directory_index, probes};
+use crate::map::{Front, LINE_BYTES, Line};
 use crate::medium::Medium;
-use crate::sync::{Ordering, Word};
+use crate::sync::Ordering;
 use crate::view::View;
 
 /// So many lookups wait for memory at a time: about as many cache lines as one core of today's processors asks for.
 const TOGETHER: usize = 16;
 
+/// So many slots are looked at first.
+const NEAR: u32 = 3;
+
 /// Where a search begins.
 #[derive(Clone, Copy)]
 struct Home {
     tag: u64,
-    live: u64,
-    entry: Entry,
-    /// The number of the first slot.
-    slot: u32,
+    /// The cache line of the segment's header.
+    segment: usize,
+    /// Of the first of the slots that are looked at first.
+    first: usize,
 }
 
 /// Where a slot says that a blob is: the frame decides.
@@ -63,45 +73,53 @@ struct Hint {
     length: u64,
 }
 
+/// Why the fast path has no bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// The blob is not stored.
+    Absent,
+    /// It does not know: [`View::find_blob`] does.
+    Unsure,
+}
+
 impl<M: Medium> View<M> {
-    /// The payload of a blob with a SHA-256 in one of the first two slots. `None` says nothing.
-    #[inline]
-    pub fn find_at_home(&self, digest: &Digest) -> Option<&[u8]> {
-        let front = self.front()?;
-        let home = self.home_of(front, digest)?;
-        // The choice between the two waits for the first; the other one comes meanwhile.
-        self.prefetch_slots(&home);
-        self.payload_at(front, self.look_at_home(front, home)?, digest)
+    /// The payload of the blob with this SHA-256. Never inlined, so that what calls it is.
+    #[inline(never)]
+    pub fn find_near_home(&self, digest: &Digest) -> Result<&[u8], Miss> {
+        let (front, tag) = self.front_and_tag(digest).ok_or(Miss::Unsure)?;
+        let home = self.home_of(front, tag).ok_or(Miss::Unsure)?;
+        match self.look_at_home(front, &home).and_then(|hint| self.payload_at(front, hint, digest)) {
+            Some(payload) => Ok(payload),
+            None => self.find_farther(front, tag, digest),
+        }
     }
 
-    /// The same for several blobs, each step for all of them before the next: while one waits for its cache line, the
-    /// others ask for theirs. `done` is told of each in turn; its first error is the end.
+    /// The first look for several blobs, each step for all of them before the next: while one waits for its cache line,
+    /// the others ask for theirs. `done` is told of each in turn, `None` says nothing; its first error is the end.
     #[inline]
     pub fn find_many_at_home<'v>(
         &'v self,
         digests: &[Digest],
-        mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<()>,
-    ) -> Result<()> {
-        let Some(front) = self.front() else {
-            return digests.iter().try_for_each(|digest| done(digest, None));
-        };
+        mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for digests in digests.chunks(TOGETHER) {
             let (mut homes, mut hints) = ([None; TOGETHER], [None; TOGETHER]);
             for (digest, home) in digests.iter().zip(&mut homes) {
-                *home = self.home_of(front, digest);
-                if let Some(home) = home {
-                    self.prefetch_slots(home);
+                *home = self.front_and_tag(digest).and_then(|(front, tag)| Some((front, self.home_of(front, tag)?)));
+                if let Some((front, home)) = home {
+                    front.prefetch(line_at(home.first));
+                    front.prefetch(line_at(home.first + 1));
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
-                *hint = home.and_then(|home| self.look_at_home(front, home));
-                if let Some(hint) = hint {
-                    self.prefetch(Offset(hint.id));
-                    self.prefetch(Offset(hint.id.wrapping_add(64)));
+                *hint = home.and_then(|(front, home)| Some((front, self.look_at_home(front, &home)?)));
+                if let Some((front, hint)) = hint {
+                    front.prefetch(Offset(hint.id));
+                    front.prefetch(Offset(hint.id.wrapping_add(64)));
                 }
             }
             for (digest, hint) in digests.iter().zip(hints) {
-                done(digest, hint.and_then(|hint| self.payload_at(front, hint, digest)))?;
+                done(digest, hint.and_then(|(front, hint)| self.payload_at(front, hint, digest)))?;
             }
         }
         Ok(())
@@ -110,84 +128,87 @@ impl<M: Medium> View<M> {
     /// Begins to load the slots where the search for this tag begins, and the header of its segment: for those who know
     /// what they will look for soon.
     pub fn prefetch_slot(&self, tag: u64) {
-        if let Some(home) = self.front().and_then(|front| self.home_of_tag(front, tag)) {
-            self.prefetch_slots(&home);
-            self.prefetch(home.entry.segment);
+        if let Some(front) = self.front()
+            && let Some(home) = self.home_of(front, tag)
+        {
+            for line in [home.first, home.first + 1, home.segment] {
+                front.prefetch(line_at(line));
+            }
         }
     }
 
     /// The same of the frame that this slot, which is there by now, leads to.
     pub fn prefetch_frame(&self, tag: u64) {
-        let hint = self.front().and_then(|front| self.look_at_home(front, self.home_of_tag(front, tag)?));
-        if let Some(hint) = hint {
-            self.prefetch(Offset(hint.id));
+        if let Some(front) = self.front()
+            && let Some(home) = self.home_of(front, tag)
+            && let Some(hint) = self.look_at_home(front, &home)
+        {
+            front.prefetch(Offset(hint.id));
         }
     }
 
-    /// Begins to load the first two slots.
+    /// What is looked through, and the tag of a blob with a SHA-256.
     #[inline]
-    fn prefetch_slots(&self, home: &Home) {
-        for slot in [home.slot, self.wrapped(home.slot + 1)] {
-            self.prefetch(Offset(8 * line_at(home.entry.segment, slot) as u64));
-        }
-    }
-
-    /// Where a blob's record is looked for first.
-    #[inline]
-    fn home_of(&self, front: Front<'_>, digest: &Digest) -> Option<Home> {
-        self.home_of_tag(front, self.tagger().of_blob(digest))
-    }
-
-    #[inline]
-    fn home_of_tag(&self, front: Front<'_>, tag: u64) -> Option<Home> {
-        let word = |at: usize| Some(u64::from_le(front.word(at)?.load(Ordering::Acquire)));
-        if word(to_usize(live::NOTICE.0 / 8))? != self.settled_notice() {
+    fn front_and_tag(&self, digest: &Digest) -> Option<(Front<'_>, u64)> {
+        if digest.algorithm() != Algorithm::Sha256 {
             return None;
         }
-        let live = word(to_usize(live::WORD.0 / 8))?;
-        let LiveWord { directory, depth, .. } = LiveWord::unpack(live);
-        let entry = Entry::unpack(word(to_usize(directory.0 / 8 + directory_index(tag, depth)))?);
-        Some(Home { tag, live, entry, slot: home_slot(tag, self.slots()) })
+        Some((self.front()?, self.tagger().of_blob(digest)))
     }
 
-    /// What the first two slots say of a blob.
+    /// Where a record is looked for first: from its home on, or in the segment's last slots. What lies behind these is
+    /// another segment, perhaps an older copy of this one, with records that were removed since.
     #[inline]
-    fn look_at_home(&self, front: Front<'_>, Home { tag, entry, slot, .. }: Home) -> Option<Hint> {
-        let first = line_at(entry.segment, slot);
-        let second = line_at(entry.segment, self.wrapped(slot + 1));
-        // Only a guess at the slot: its words are loaded in order after it.
-        let there = u64::from_le(front.word(first)?.load(Ordering::Relaxed));
-        hint_of(front.line(select_unpredictable(there == tag, first, second))?, tag)
+    fn home_of(&self, front: Front<'_>, tag: u64) -> Option<Home> {
+        let (_, entry) = self.entry_of(front, tag)?;
+        let segment = line_of(entry.segment);
+        let first = home_slot(tag, self.slots()).min(self.slots().saturating_sub(NEAR));
+        Some(Home { tag, segment, first: segment + 1 + first as usize })
     }
 
-    /// The same in all slots where the blob may be: where it is, or that it is not there. `None` says nothing.
-    ///
-    /// It works out anew what the first look knew: few blobs need it, and the first is shorter so.
+    /// The live word, and the directory's entry for a tag.
+    #[inline]
+    fn entry_of(&self, front: Front<'_>, tag: u64) -> Option<(u64, Entry)> {
+        let page = front.line(line_of(LIVE_AT))?;
+        if word_in(page, live::NOTICE) != self.settled_notice() {
+            return None;
+        }
+        let live = word_in(page, live::WORD);
+        let LiveWord { directory, depth, .. } = LiveWord::unpack(live);
+        let entry = front.word(to_usize(directory.0 / 8 + directory_index(tag, depth)))?;
+        Some((live, Entry::unpack(u64::from_le(entry.load(Ordering::Acquire)))))
+    }
+
+    /// What the slots near home say of a blob. Where a segment has fewer, the others are zeros of the same page.
+    #[inline]
+    fn look_at_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
+        let slots: &[Line; NEAR as usize] = front.lines(home.first)?;
+        // Only a guess at the slot: its words are loaded in order after it.
+        let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
+        let slot = select_unpredictable(is_in(0), 0, select_unpredictable(is_in(1), 1, 2));
+        hint_of(&slots[slot], home.tag)
+    }
+
+    /// The same in all slots where the blob may be.
     #[inline(never)]
-    pub fn find_near_home(&self, digest: &Digest) -> Option<Option<Found>> {
-        let front = self.front()?;
-        let Home { tag, live, entry, slot } = self.home_of(front, digest)?;
-        for probe in 0..PROBES_MAX.min(self.slots()) {
-            let slot = front.line(line_at(entry.segment, self.wrapped(slot + probe)))?;
+    fn find_farther<'v>(&self, front: Front<'v>, tag: u64, digest: &Digest) -> Result<&'v [u8], Miss> {
+        let (live, entry) = self.entry_of(front, tag).ok_or(Miss::Unsure)?;
+        let header = line_of(entry.segment);
+        for slot in probes(home_slot(tag, self.slots()), self.slots()) {
+            let slot = front.line(header + 1 + slot as usize).ok_or(Miss::Unsure)?;
             let there = u64::from_le(slot[0].load(Ordering::Acquire));
             if there == TAG_EMPTY {
                 break;
             }
             if there == tag {
-                let hint = hint_of(slot, tag)?;
-                self.payload_at(front, hint, digest)?;
-                let id = Offset(hint.id);
-                return Some(Some(Found { id, payload: Offset(id.0 + 64), length: hint.length }));
+                let payload = hint_of(slot, tag).and_then(|hint| self.payload_at(front, hint, digest));
+                return payload.ok_or(Miss::Unsure);
             }
         }
-        let segment = Segment { at: entry.segment, entry, live, words: front.line(to_usize(entry.segment.0 / 8))? };
-        (segment.is_of(tag) && self.is_settled(&segment)).then_some(None)
-    }
-
-    /// The number of a slot, where the first comes after the last.
-    #[inline]
-    fn wrapped(&self, slot: u32) -> u32 {
-        if slot >= self.slots() { slot - self.slots() } else { slot }
+        let words = front.line(header).ok_or(Miss::Unsure)?;
+        let segment = Segment { at: entry.segment, entry, live, words };
+        let still_live = || front.line(line_of(LIVE_AT)).is_some_and(|page| word_in(page, live::WORD) == live);
+        Err(if segment.is_of(tag) && segment.is_named() && still_live() { Miss::Absent } else { Miss::Unsure })
     }
 
     /// The payload behind the frame that a slot speaks of, if that is this blob's.
@@ -196,27 +217,42 @@ impl<M: Medium> View<M> {
         let frame = front.bytes(Offset(id), length.checked_add(64)?)?;
         let (head, payload) = frame.split_first_chunk::<64>()?;
         let head = FrameHeader::ref_from_bytes(head).ok()?;
-        let sha256 = Algorithm::Sha256.code();
         let same = head.marker.get() == self.marker()
-            && [head.kind, head.algorithm] == [Kind::Blob as u8, sha256]
-            && digest.algorithm().code() == sha256
+            && [head.kind, head.algorithm] == [Kind::Blob as u8, Algorithm::Sha256.code()]
             && head.offset.get() == id
             && head.length.get() == length
             && head.detail == digest.padded()[..32];
-        same.then_some(payload)
+        if !same {
+            // A branch, and not a choice of the result that waits for the frame: the caller's loads need not wait.
+            cold_path();
+            return None;
+        }
+        Some(payload)
     }
 }
 
-/// Where a slot of a segment is, as the number of its first word.
+/// The number of the cache line at this offset.
 #[inline]
-fn line_at(segment: Offset, slot: u32) -> usize {
-    to_usize(segment.0 / 8) + 8 + 8 * slot as usize
+fn line_of(offset: Offset) -> usize {
+    to_usize(offset.0 / LINE_BYTES)
+}
+
+/// The inverse of [`line_of`].
+#[inline]
+fn line_at(number: usize) -> Offset {
+    Offset(LINE_BYTES * to_u64(number))
+}
+
+/// A word of the live page.
+#[inline]
+fn word_in(page: &Line, offset: Offset) -> u64 {
+    u64::from_le(page[to_usize((offset.0 - LIVE_AT.0) / 8)].load(Ordering::Acquire))
 }
 
 /// What a slot with this tag says. The tag is loaded once more, and last: of a slot that was emptied and filled again
 /// meanwhile it may be that of a record that is not shown yet.
 #[inline]
-fn hint_of(slot: &[Word; 8], tag: u64) -> Option<Hint> {
+fn hint_of(slot: &Line, tag: u64) -> Option<Hint> {
     let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
     let (id, length) = (load(1), load(2));
     (load(0) == tag).then_some(Hint { id, length })

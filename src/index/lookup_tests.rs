@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, Entry, FrameHeader, Identity, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
 };
+use crate::index::home::Miss;
 use crate::index::probe::{Found, Stop, directory_index};
 use crate::index::table::Table;
 use crate::log::seal_name;
@@ -101,11 +102,29 @@ impl Pack {
         (0..slots).find(|probe| tag_at((home + probe) % slots) == Some(tag)).unwrap()
     }
 
+    /// Whether the record with this tag stands in one of the slots that are looked at first.
+    fn is_near(&self, tag: u64) -> bool {
+        let slots = self.view.slots();
+        let (home, first) = (home_slot(tag, slots), home_slot(tag, slots).min(slots - 3));
+        (first..first + 3).contains(&((home + self.distance(tag)) % slots))
+    }
+
     /// A view that recovered for itself, of the same file: it does not wait for anybody before it tells damage.
     fn private(&self) -> View<Sim> {
         let view = self.view.renewed().unwrap();
         view.with_overlay(Map::memory(4096), Offset(1 << 40), live::WORD)
     }
+}
+
+/// What the first look says.
+fn at_home<'v>(view: &'v View<Sim>, digest: &Digest) -> Option<&'v [u8]> {
+    let mut told = None;
+    let tell = |_: &Digest, payload| {
+        told = payload;
+        Ok(())
+    };
+    view.find_many_at_home(&[*digest], tell).unwrap();
+    told
 }
 
 fn is_damage<T>(answer: Result<T, Stop>) -> bool {
@@ -136,12 +155,11 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             let record = pack.record(digest, found.id);
             assert_eq!(view.blob_record(digest).unwrap(), Some(record));
             assert_eq!(view.digest_at(found.id).unwrap(), *digest);
-            let distance = pack.distance(record.tag);
             let is_short = digest.algorithm() == Algorithm::Sha256;
-            let at_home = (is_short && distance < 2).then_some(payload);
-            assert_eq!(view.find_at_home(digest), at_home, "{slots} slots, {distance} from its home");
-            assert_eq!(view.find_near_home(digest), is_short.then_some(Some(*found)));
-            near += usize::from(at_home.is_some());
+            let near_home = (is_short && pack.is_near(record.tag)).then_some(payload);
+            assert_eq!(at_home(view, digest), near_home, "{slots} slots, {} from its home", pack.distance(record.tag));
+            assert_eq!(view.find_near_home(digest), if is_short { Ok(payload) } else { Err(Miss::Unsure) });
+            near += usize::from(near_home.is_some());
         }
         assert!(near > blobs.len() / 2 && near < blobs.len(), "{near}");
         let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
@@ -151,14 +169,15 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             Ok(())
         };
         view.find_many_at_home(&digests, tell).unwrap();
-        assert_eq!(told, digests.iter().map(|digest| (*digest, view.find_at_home(digest))).collect::<Vec<_>>());
+        assert_eq!(told, digests.iter().map(|digest| (*digest, at_home(view, digest))).collect::<Vec<_>>());
         for number in 0..50_u64 {
             for algorithm in [Algorithm::Sha256, Algorithm::Sha384] {
                 let other = Digest::of(algorithm, &number.to_le_bytes());
                 assert_eq!(view.find_blob(&other).unwrap(), None);
                 assert_eq!(view.blob_record(&other).unwrap(), None);
-                assert_eq!(view.find_at_home(&other), None);
-                assert_eq!(view.find_near_home(&other), Some(None));
+                assert_eq!(at_home(view, &other), None);
+                let miss = if algorithm == Algorithm::Sha256 { Miss::Absent } else { Miss::Unsure };
+                assert_eq!(view.find_near_home(&other), Err(miss));
             }
         }
         assert!(is_damage(view.digest_at(Offset(FRAMES + 64))));
@@ -171,7 +190,7 @@ fn a_view_that_recovered_for_itself_has_no_fast_path() {
     let (digest, found) = pack.put(1, Algorithm::Sha256);
     let view = pack.private();
     assert_eq!(view.find_blob(&digest).unwrap(), Some(found));
-    assert_eq!((view.find_at_home(&digest), view.find_near_home(&digest)), (None, None));
+    assert_eq!((at_home(&view, &digest), view.find_near_home(&digest)), (None, Err(Miss::Unsure)));
     let mut told = 0;
     let tell = |_: &Digest, payload: Option<&[u8]>| {
         assert_eq!(payload, None);
@@ -243,8 +262,8 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
             assert!(is_damage(view.find_blob(&digest)), "byte {at}");
             assert!(is_damage(view.blob_record(&digest)), "byte {at}");
             assert!(is_damage(view.digest_at(found.id)), "byte {at}");
-            assert_eq!(pack.view.find_at_home(&digest), None, "byte {at}");
-            assert_eq!(pack.view.find_near_home(&digest), None, "byte {at}");
+            assert_eq!(at_home(&pack.view, &digest), None, "byte {at}");
+            assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Unsure), "byte {at}");
         }
     }
     // A record that speaks of a blob that is longer than its frame says, or than the file.
@@ -254,7 +273,7 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
         let record = BlobRecord { length, ..pack.record(&digest, found.id) };
         pack.apply(Record::Blob(record), false);
         assert!(is_damage(pack.private().find_blob(&digest)));
-        assert_eq!((pack.view.find_at_home(&digest), pack.view.find_near_home(&digest)), (None, None));
+        assert_eq!((at_home(&pack.view, &digest), pack.view.find_near_home(&digest)), (None, Err(Miss::Unsure)));
     }
 }
 
@@ -331,17 +350,17 @@ fn a_search_looks_at_as_many_slots_as_records_can_be_away_from_home() {
         pack.view.medium().store(slot_at(probe), &words).unwrap();
         let is_there = probe < PROBES_MAX;
         assert_eq!(pack.view.find_blob(&digest).unwrap().is_some(), is_there, "{probe}");
-        assert_eq!(pack.view.find_near_home(&digest).unwrap().is_some(), is_there, "{probe}");
+        assert_eq!(pack.view.find_near_home(&digest).is_ok(), is_there, "{probe}");
         assert_eq!(pack.view.record(there.key(), tag).unwrap().is_some(), is_there, "{probe}");
-        assert_eq!(pack.view.find_at_home(&digest).is_some(), probe < 2, "{probe}");
+        assert_eq!(at_home(&pack.view, &digest).is_some(), is_there && pack.is_near(tag), "{probe}");
         pack.view.medium().store(slot_at(probe), &filler).unwrap();
     }
     // Behind a slot that was never used there is nothing.
-    pack.view.medium().store(slot_at(1), &words).unwrap();
+    pack.view.medium().store(slot_at(5), &words).unwrap();
     assert!(pack.view.find_blob(&digest).unwrap().is_some());
     pack.view.medium().store(slot_at(0), &[TAG_EMPTY, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     assert!(pack.view.find_blob(&digest).unwrap().is_none());
-    assert_eq!(pack.view.find_near_home(&digest), Some(None));
+    assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Absent));
 }
 
 /// What the fast path says of a blob that is not there counts only in the segment that was meant.
@@ -350,25 +369,49 @@ fn the_fast_path_says_nothing_of_a_segment_that_moves() {
     let mut pack = Pack::new(63);
     pack.put(1, Algorithm::Sha256);
     let absent = Digest::of(Algorithm::Sha256, b"absent");
-    assert_eq!(pack.view.find_near_home(&absent), Some(None));
+    assert_eq!(pack.view.find_near_home(&absent), Err(Miss::Absent));
     let segment = pack.segment(0);
     let generation = pack.view.word(segment).unwrap();
     pack.view.medium().store(segment, &[generation + 1]).unwrap();
-    assert_eq!(pack.view.find_near_home(&absent), None);
+    assert_eq!(pack.view.find_near_home(&absent), Err(Miss::Unsure));
     pack.view.medium().store(segment, &[generation]).unwrap();
     // Depth and prefix of another part.
     let there = pack.view.word(Offset(segment.0 + 24)).unwrap();
     pack.view.medium().store(Offset(segment.0 + 24), &[there | 1]).unwrap();
     let digests = (0..20_u64).map(|number| Digest::of(Algorithm::Sha256, &number.to_le_bytes()));
     let (low, high): (Vec<_>, Vec<_>) = digests.partition(|digest| pack.view.tagger().of_blob(digest) >> 63 == 0);
-    assert!(low.iter().all(|digest| pack.view.find_near_home(digest) == Some(None)));
-    assert!(high.iter().all(|digest| pack.view.find_near_home(digest).is_none()));
+    assert!(low.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Absent)));
+    assert!(high.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Unsure)));
     let view = pack.private();
     assert!(low.iter().all(|digest| view.find_blob(digest).unwrap().is_none()));
     assert!(high.iter().all(|digest| is_damage(view.find_blob(digest))));
     // Another writer has come.
     pack.view.medium().store(live::NOTICE, &[2]).unwrap();
-    assert!(low.iter().all(|digest| pack.view.find_near_home(digest).is_none()));
+    assert!(low.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Unsure)));
+}
+
+/// What stands behind a segment is another, perhaps an older copy of it: a record there may have been removed since.
+#[test]
+fn the_fast_path_ends_with_its_segment() {
+    let pack = Pack::new(63);
+    // One whose records go on in the first slot, after the last.
+    let frames = (0..200).map(|number| pack.frame(number, Algorithm::Sha256));
+    let tag_of = |digest: &Digest| pack.view.tagger().of_blob(digest);
+    let (digest, found) = frames.into_iter().find(|(digest, _)| home_slot(tag_of(digest), 63) > 60).unwrap();
+    let (tag, record) = (tag_of(&digest), Record::Blob(pack.record(&digest, found.id)));
+    let words = Image { record, removed: false }.words();
+    let behind = Offset(pack.segment(tag).0 + 4096);
+    for line in 0..4 {
+        pack.view.medium().store(Offset(behind.0 + 64 * line), &words).unwrap();
+        assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Absent), "{line}");
+        assert_eq!(pack.view.find_blob(&digest).unwrap(), None);
+    }
+    // The first slot is where it goes on.
+    pack.view.medium().store(Offset(behind.0 - 64), &[tag ^ 1 << 40]).unwrap();
+    pack.view.medium().store(Offset(behind.0 - 128), &[tag ^ 1 << 40]).unwrap();
+    pack.view.medium().store(Offset(pack.segment(tag).0 + 64), &words).unwrap();
+    assert_eq!(pack.view.find_blob(&digest).unwrap(), Some(found));
+    assert!(pack.view.find_near_home(&digest).is_ok());
 }
 
 fn put_name(pack: &mut Pack, number: u64, text: &str) -> NameRecord {
@@ -425,7 +468,7 @@ fn a_frame_of_another_kind_is_neither_blob_nor_name() {
     let other = FrameHeader::plain(pack.view.marker(), Kind::Chunk, found.id, PAYLOAD_BYTES, detail);
     pack.write(found.id.0, other.as_bytes());
     assert!(is_damage(pack.private().find_blob(&digest)));
-    assert_eq!(pack.view.find_at_home(&digest), None);
+    assert_eq!(at_home(&pack.view, &digest), None);
     assert!(is_damage(pack.view.digest_at(found.id)));
     assert!(is_damage(pack.view.name_at(found.id)));
 }

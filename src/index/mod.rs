@@ -17,7 +17,7 @@
 //!
 //! `tests/interleavings` runs both sides under loom, and shows what fails without each of these orderings.
 
-mod home;
+pub mod home;
 pub mod probe;
 pub mod ring;
 pub mod room;

@@ -114,7 +114,7 @@ impl Segment<'_> {
     /// Whether it is in the life that its entry names. A bit that flipped in the entry may lead to a region that holds
     /// what the segment was before.
     #[inline]
-    fn is_named(&self) -> bool {
+    pub(super) fn is_named(&self) -> bool {
         let generation = u64::from_le(self.words[0].load(Ordering::Acquire));
         generation & 0xff_ffff == u64::from(self.entry.generation)
     }

@@ -10,6 +10,8 @@
 //! which comes to digits of 64 bits, and to half of the multiplications; a pack from before has others, and works as
 //! well.
 
+use std::hint::cold_path;
+
 use byteorder::{ByteOrder, LittleEndian};
 
 use crate::digest::{Algorithm, Digest};
@@ -63,7 +65,11 @@ impl Tagger {
         };
         let tag = (sum >> 64) as u64;
         // Two values out of 2^64 stand for something else; moving them costs nothing that can be measured.
-        tag.max(TAG_MIN)
+        if tag < TAG_MIN {
+            cold_path();
+            return TAG_MIN;
+        }
+        tag
     }
 
     #[cold]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use elsa::sync::FrozenMap;
 
-use super::WORD_BYTES;
+use super::{LINE_BYTES, Line, WORD_BYTES};
 use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
 use crate::sync::{Ordering, Word};
 
@@ -105,9 +105,6 @@ impl Map {
         frame.bytes.get(..to_usize(length))
     }
 
-    /// Nothing to load.
-    pub fn prefetch(&self, _: Offset) {}
-
     /// Nothing to sync.
     pub fn flush(&self, _: Offset, _: u64) -> io::Result<()> {
         Ok(())
@@ -116,10 +113,10 @@ impl Map {
     /// Nothing to prepare.
     pub fn prepare_sync(&self, _: Offset, _: u64) {}
 
-    /// The first bytes of the map.
+    /// The first cache lines of the map.
     #[must_use]
-    pub fn front(&self, bytes: u64) -> Option<Front<'_>> {
-        (bytes <= self.length).then_some(Front { map: self, count: to_usize(bytes / WORD_BYTES) })
+    pub fn front(&self, lines: usize) -> Option<Front<'_>> {
+        (to_u64(lines) <= self.length / LINE_BYTES).then_some(Front { map: self, lines })
     }
 }
 
@@ -133,22 +130,34 @@ impl std::fmt::Debug for Map {
 #[derive(Clone, Copy)]
 pub struct Front<'m> {
     map: &'m Map,
-    count: usize,
+    lines: usize,
 }
 
 impl<'m> Front<'m> {
     /// One word, by its number.
     #[must_use]
     pub fn word(&self, number: usize) -> Option<&'m Word> {
-        if number < self.count { self.map.word(Offset(WORD_BYTES * to_u64(number))) } else { None }
+        if number / 8 < self.lines { self.map.word(Offset(WORD_BYTES * to_u64(number))) } else { None }
     }
 
-    /// The eight words from this one on.
+    /// One cache line, by its number.
     #[must_use]
-    pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
-        let end = first.checked_add(8)?;
-        if end <= self.count { self.map.words(Offset(WORD_BYTES * to_u64(first)), 8)?.first_chunk() } else { None }
+    pub fn line(&self, number: usize) -> Option<&'m Line> {
+        if number < self.lines { self.map.words(Offset(LINE_BYTES * to_u64(number)), 8)?.first_chunk() } else { None }
     }
+
+    /// Cache lines, by the number of the first.
+    #[must_use]
+    pub fn lines<const COUNT: usize>(&self, number: usize) -> Option<&'m [Line; COUNT]> {
+        if number + COUNT > self.lines {
+            return None;
+        }
+        let words = self.map.words(Offset(LINE_BYTES * to_u64(number)), 8 * COUNT)?;
+        words.as_chunks().0.first_chunk()
+    }
+
+    /// Nothing to load.
+    pub fn prefetch(&self, _: Offset) {}
 
     /// What [`Map::bytes`] says.
     #[must_use]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use memmap2::{Advice, UncheckedAdvice};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::WORD_BYTES;
+use super::{LINE_BYTES, Line, WORD_BYTES};
 use crate::format::{Offset, to_u64, to_usize};
 use crate::sync::Word;
 
@@ -129,19 +129,6 @@ impl Map {
         Some(unsafe { std::slice::from_raw_parts(at.as_ptr(), to_usize(length)) })
     }
 
-    /// Asks the processor to load the cache line at `offset`, as a hint: any offset will do.
-    #[inline]
-    pub fn prefetch(&self, offset: Offset) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        #[expect(unsafe_code, reason = "a processor hint")]
-        if let Some(at) = self.at(offset, 1) {
-            // SAFETY: a prefetch reads nothing that the program can see and never faults, whatever the address.
-            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.as_ptr().cast()) };
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = offset;
-    }
-
     /// Makes a range durable (`msync` with `MS_SYNC`), however it was written. Memory has nothing to sync.
     ///
     /// Linux syncs nothing through the map of a file that is open for reading only.
@@ -174,11 +161,16 @@ impl Map {
         let _ = (offset, length);
     }
 
-    /// The first `bytes` bytes, rounded down to whole words; `None` beyond the map.
+    /// The first cache lines; `None` beyond the map.
     #[inline]
     #[must_use]
-    pub fn front(&self, bytes: u64) -> Option<Front<'_>> {
-        self.words(Offset(0), to_usize(bytes / WORD_BYTES)).map(|words| Front { words })
+    #[expect(unsafe_code, reason = "borrows mapped memory as atomics")]
+    pub fn front(&self, lines: usize) -> Option<Front<'_>> {
+        if to_u64(lines) > self.length / LINE_BYTES {
+            return None;
+        }
+        // SAFETY: as in `words`; a line is eight words, without any other alignment than theirs.
+        Some(Front { lines: unsafe { std::slice::from_raw_parts(self.start.cast::<Line>().as_ptr(), lines) } })
     }
 
     /// The address of a range that lies inside the map. Of the map alone: whether the file goes as far is the caller's
@@ -235,7 +227,7 @@ impl std::fmt::Debug for Map {
 /// The beginning of a map, as far as its file goes: for a lookup that has one bounds check for a cache line.
 #[derive(Clone, Copy)]
 pub struct Front<'m> {
-    words: &'m [Word],
+    lines: &'m [Line],
 }
 
 impl<'m> Front<'m> {
@@ -243,14 +235,35 @@ impl<'m> Front<'m> {
     #[inline]
     #[must_use]
     pub fn word(&self, number: usize) -> Option<&'m Word> {
-        self.words.get(number)
+        self.lines.as_flattened().get(number)
     }
 
-    /// The eight words from this one on.
+    /// One cache line, by its number.
     #[inline]
     #[must_use]
-    pub fn line(&self, first: usize) -> Option<&'m [Word; 8]> {
-        self.words.get(first..)?.first_chunk()
+    pub fn line(&self, number: usize) -> Option<&'m Line> {
+        self.lines.get(number)
+    }
+
+    /// Cache lines, by the number of the first.
+    #[inline]
+    #[must_use]
+    pub fn lines<const COUNT: usize>(&self, number: usize) -> Option<&'m [Line; COUNT]> {
+        self.lines.get(number..number.wrapping_add(COUNT))?.first_chunk()
+    }
+
+    /// Asks the processor to load the cache line at `offset`, as a hint: any offset will do.
+    #[inline]
+    pub fn prefetch(&self, offset: Offset) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[expect(unsafe_code, reason = "a processor hint")]
+        {
+            let at = self.lines.as_ptr().cast::<i8>().wrapping_add(to_usize(offset.0));
+            // SAFETY: a prefetch reads nothing that the program can see and never faults, whatever the address.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = offset;
     }
 
     /// What [`Map::bytes`] says.
@@ -258,11 +271,11 @@ impl<'m> Front<'m> {
     #[must_use]
     #[expect(unsafe_code, reason = "borrows mapped memory as bytes")]
     pub fn bytes(&self, offset: Offset, length: u64) -> Option<&'m [u8]> {
-        if offset.0.checked_add(length)? > to_u64(size_of_val(self.words)) {
+        if length > to_u64(size_of_val(self.lines)).checked_sub(offset.0)? {
             return None;
         }
-        let start: *const u8 = self.words.as_ptr().cast();
-        // SAFETY: the range lies inside the words, which are borrowed for as long; that they don't change is the
+        let start: *const u8 = self.lines.as_ptr().cast();
+        // SAFETY: the range lies inside the lines, which are borrowed for as long; that they don't change is the
         // caller's to know, as for `Map::bytes`.
         Some(unsafe { std::slice::from_raw_parts(start.add(to_usize(offset.0)), to_usize(length)) })
     }

@@ -110,12 +110,12 @@ fn a_new_blob_is_found_with_its_bytes() {
 }
 
 fn at_home(view: &View<Medium>, content: &Content) -> bool {
-    match view.find_at_home(content.digest()) {
-        Some(bytes) => {
+    match view.find_near_home(content.digest()) {
+        Ok(bytes) => {
             assert_eq!(bytes, content.bytes());
             true
         }
-        None => false,
+        Err(_) => false,
     }
 }
 
@@ -159,16 +159,18 @@ fn a_blob_that_comes_back_has_the_counts_of_one_life() {
     });
 }
 
-/// Its record goes into the slot that the old one had.
-fn comes_back(find: Find) {
+/// Its record goes into the slot that the old one had. The fast path may find the bytes of its first life, which are the
+/// same, once it is there again.
+fn comes_back(look: Find, may_be_of_old: bool) {
     let mut writer = Writer::new();
     let blob = Content::new(0, 1, 0, 0);
     writer.put(&blob, 0);
     let reads = move |view: View<Medium>| {
-        let first = find(&view, &blob);
-        let second = find(&view, &blob);
+        let first = look(&view, &blob);
+        let second = look(&view, &blob);
         assert!(first != Some(1) || second == Some(1), "it was at its new place");
-        assert!(first != None || second != Some(0), "it was gone");
+        let is_there_again = || may_be_of_old && find(&view, &blob) == Some(1);
+        assert!(first != None || second != Some(0) || is_there_again(), "it was gone");
     };
     beside(&mut writer, reads, |writer| {
         writer.apply(&blob.removal(0, 1));
@@ -178,11 +180,11 @@ fn comes_back(find: Find) {
 }
 
 fn a_blob_that_comes_back_is_found_at_its_new_place() {
-    comes_back(find);
+    comes_back(find, false);
 }
 
 fn a_blob_that_comes_back_is_found_fast_at_its_new_place() {
-    comes_back(find_fast);
+    comes_back(find_fast, true);
 }
 
 fn a_blob_that_comes_back_is_found_on_the_fast_path() {
@@ -368,7 +370,7 @@ fn a_superseded_index_is_not_asked_any_more() {
         let mut last = None;
         for _ in 0..2 {
             let has_moved = path.load(Ordering::Acquire);
-            if let Some(bytes) = view.find_at_home(kept.digest()) {
+            if let Ok(bytes) = view.find_near_home(kept.digest()) {
                 assert!(!has_moved, "the fast path asks the old file");
                 assert_eq!(bytes, kept.bytes());
             }
