@@ -139,6 +139,9 @@ mod tests {
         }
         assert!(front.line(0).is_some() && front.line(1).is_none() && front.line(usize::MAX).is_none());
         assert!(front.word(7).is_some() && front.word(8).is_none() && map.front(2).is_none());
+        assert!(
+            front.lines::<1>(0).is_some() && front.lines::<2>(0).is_none() && front.lines::<2>(usize::MAX).is_none()
+        );
         front.prefetch(Offset(0));
         front.prefetch(Offset(u64::MAX));
     }

@@ -122,7 +122,7 @@ impl<M: Medium> Reader<M> {
     /// The first error.
     pub fn get_many(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRef<'_>>>> {
         let mut found = Vec::with_capacity(digests.len());
-        self.view().find_many_at_home(digests, |digest, bytes| {
+        self.view().find_many_near_home(digests, |digest, bytes| {
             found.push(match bytes {
                 Some(bytes) => Some(BlobRef { bytes }),
                 None => self.find(digest)?,
@@ -138,7 +138,7 @@ impl<M: Medium> Reader<M> {
     /// Those of a damaged pack.
     #[inline]
     pub fn find(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
-        match self.view().find_near_home(digest) {
+        match self.view().find_payload(digest) {
             Ok(bytes) => Ok(Some(BlobRef { bytes })),
             Err(Miss::Absent) => Ok(None),
             Err(Miss::Unsure) => self.find_carefully(digest),

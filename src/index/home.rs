@@ -2,14 +2,14 @@
 //!
 //! Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are
 //! fast where the next begins while this one waits, for which few instructions may lie between: so the map is looked at
-//! in cache lines, with one bounds check for each, all misfortunes have the same end, and the unpredictable choice
-//! between the first three slots, where 19 hits out of 20 are, is not a branch. Whether the frame is the blob's is one,
-//! so that the caller's loads need not wait for the answer.
+//! in cache lines, with one bounds check for those that are used together, and the unpredictable choice between the
+//! three slots near home, where 19 hits out of 20 are, is not a branch. Whether the frame is the blob's is one, so that
+//! the caller's loads need not wait for the answer.
 //!
 //! # What a get costs
 //!
-//! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts 258,817
-//! stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 167
+//! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts some
+//! 258,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 167
 //! instructions (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the
 //! digest. Of cache lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB
 //! for a million records; two or three of slots and the frame header's, which are waited for; and what the caller
@@ -40,7 +40,7 @@ use std::hint::{cold_path, select_unpredictable};
 use zerocopy::FromBytes;
 
 use crate::digest::{Algorithm, Digest};
-use crate::error::Error;
+use crate::error::Result;
 use crate::format::{
     Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
 };
@@ -54,7 +54,7 @@ use crate::view::View;
 const TOGETHER: usize = 16;
 
 /// So many slots are looked at first.
-const NEAR: u32 = 3;
+pub(super) const NEAR: u32 = 3;
 
 /// Where a search begins.
 #[derive(Clone, Copy)]
@@ -62,7 +62,7 @@ struct Home {
     tag: u64,
     /// The cache line of the segment's header.
     segment: usize,
-    /// Of the first of the slots that are looked at first.
+    /// The cache line of the first slot that is looked at.
     first: usize,
 }
 
@@ -83,50 +83,60 @@ pub enum Miss {
 }
 
 impl<M: Medium> View<M> {
-    /// The payload of the blob with this SHA-256. Never inlined, so that what calls it is.
+    /// The payload of a blob with a SHA-256; of others it knows nothing. Never inlined, so that what calls it is.
     #[inline(never)]
-    pub fn find_near_home(&self, digest: &Digest) -> Result<&[u8], Miss> {
-        let (front, tag) = self.front_and_tag(digest).ok_or(Miss::Unsure)?;
+    pub fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss> {
+        if digest.algorithm() != Algorithm::Sha256 {
+            return Err(Miss::Unsure);
+        }
+        let front = self.front().ok_or(Miss::Unsure)?;
+        let tag = self.tagger().of_blob(digest);
         let home = self.home_of(front, tag).ok_or(Miss::Unsure)?;
-        match self.look_at_home(front, &home).and_then(|hint| self.payload_at(front, hint, digest)) {
+        match self.look_near_home(front, &home).and_then(|hint| self.payload_at(front, hint, digest)) {
             Some(payload) => Ok(payload),
             None => self.find_farther(front, tag, digest),
         }
     }
 
-    /// The first look for several blobs, each step for all of them before the next: while one waits for its cache line,
-    /// the others ask for theirs. `done` is told of each in turn, `None` says nothing; its first error is the end.
+    /// Payloads of several blobs from slots near home, each step for all of them before the next: while one waits for
+    /// its cache line, the others ask for theirs. `done` is told of each in turn, `None` says nothing; its first error
+    /// is the end.
     #[inline]
-    pub fn find_many_at_home<'v>(
+    pub fn find_many_near_home<'v>(
         &'v self,
         digests: &[Digest],
-        mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(front) = self.front() else {
+            return digests.iter().try_for_each(|digest| done(digest, None));
+        };
         for digests in digests.chunks(TOGETHER) {
             let (mut homes, mut hints) = ([None; TOGETHER], [None; TOGETHER]);
             for (digest, home) in digests.iter().zip(&mut homes) {
-                *home = self.front_and_tag(digest).and_then(|(front, tag)| Some((front, self.home_of(front, tag)?)));
-                if let Some((front, home)) = home {
+                if digest.algorithm() == Algorithm::Sha256 {
+                    *home = self.home_of(front, self.tagger().of_blob(digest));
+                }
+                if let Some(home) = home {
                     front.prefetch(line_at(home.first));
                     front.prefetch(line_at(home.first + 1));
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
-                *hint = home.and_then(|(front, home)| Some((front, self.look_at_home(front, &home)?)));
-                if let Some((front, hint)) = hint {
+                *hint = home.and_then(|home| self.look_near_home(front, &home));
+                if let Some(hint) = hint {
                     front.prefetch(Offset(hint.id));
                     front.prefetch(Offset(hint.id.wrapping_add(64)));
                 }
             }
             for (digest, hint) in digests.iter().zip(hints) {
-                done(digest, hint.and_then(|(front, hint)| self.payload_at(front, hint, digest)))?;
+                done(digest, hint.and_then(|hint| self.payload_at(front, hint, digest)))?;
             }
         }
         Ok(())
     }
 
-    /// Begins to load the slots where the search for this tag begins, and the header of its segment: for those who know
-    /// what they will look for soon.
+    /// Begins to load two slots near the home of this tag, and the header of its segment: for those who know what they
+    /// will look for soon.
     pub fn prefetch_slot(&self, tag: u64) {
         if let Some(front) = self.front()
             && let Some(home) = self.home_of(front, tag)
@@ -141,19 +151,10 @@ impl<M: Medium> View<M> {
     pub fn prefetch_frame(&self, tag: u64) {
         if let Some(front) = self.front()
             && let Some(home) = self.home_of(front, tag)
-            && let Some(hint) = self.look_at_home(front, &home)
+            && let Some(hint) = self.look_near_home(front, &home)
         {
             front.prefetch(Offset(hint.id));
         }
-    }
-
-    /// What is looked through, and the tag of a blob with a SHA-256.
-    #[inline]
-    fn front_and_tag(&self, digest: &Digest) -> Option<(Front<'_>, u64)> {
-        if digest.algorithm() != Algorithm::Sha256 {
-            return None;
-        }
-        Some((self.front()?, self.tagger().of_blob(digest)))
     }
 
     /// Where a record is looked for first: from its home on, or in the segment's last slots. What lies behind these is
@@ -180,8 +181,11 @@ impl<M: Medium> View<M> {
     }
 
     /// What the slots near home say of a blob. Where a segment has fewer, the others are zeros of the same page.
+    ///
+    /// It does not end at an empty slot, and the last slots of a segment may stand before the home: a record with the
+    /// tag is no other's, wherever it stands.
     #[inline]
-    fn look_at_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
+    fn look_near_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
         let slots: &[Line; NEAR as usize] = front.lines(home.first)?;
         // Only a guess at the slot: its words are loaded in order after it.
         let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
@@ -189,7 +193,8 @@ impl<M: Medium> View<M> {
         hint_of(&slots[slot], home.tag)
     }
 
-    /// The same in all slots where the blob may be.
+    /// The payload of a blob in whichever slot its record is. It loads anew what the first look knew: few lookups come
+    /// here, and the first is shorter so.
     #[inline(never)]
     fn find_farther<'v>(&self, front: Front<'v>, tag: u64, digest: &Digest) -> Result<&'v [u8], Miss> {
         let (live, entry) = self.entry_of(front, tag).ok_or(Miss::Unsure)?;
@@ -207,6 +212,7 @@ impl<M: Medium> View<M> {
         }
         let words = front.line(header).ok_or(Miss::Unsure)?;
         let segment = Segment { at: entry.segment, entry, live, words };
+        // What `is_settled` says, by the front.
         let still_live = || front.line(line_of(LIVE_AT)).is_some_and(|page| word_in(page, live::WORD) == live);
         Err(if segment.is_of(tag) && segment.is_named() && still_live() { Miss::Absent } else { Miss::Unsure })
     }
@@ -251,6 +257,9 @@ fn word_in(page: &Line, offset: Offset) -> u64 {
 
 /// What a slot with this tag says. The tag is loaded once more, and last: of a slot that was emptied and filled again
 /// meanwhile it may be that of a record that is not shown yet.
+///
+/// As the first look at the tag is but a guess, a blob that was removed and stored again may be told by its first
+/// frame: the bytes are the same.
 #[inline]
 fn hint_of(slot: &Line, tag: u64) -> Option<Hint> {
     let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, Entry, FrameHeader, Identity, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
 };
-use crate::index::home::Miss;
+use crate::index::home::{Miss, NEAR};
 use crate::index::probe::{Found, Stop, directory_index};
 use crate::index::table::Table;
 use crate::log::seal_name;
@@ -105,8 +105,9 @@ impl Pack {
     /// Whether the record with this tag stands in one of the slots that are looked at first.
     fn is_near(&self, tag: u64) -> bool {
         let slots = self.view.slots();
-        let (home, first) = (home_slot(tag, slots), home_slot(tag, slots).min(slots - 3));
-        (first..first + 3).contains(&((home + self.distance(tag)) % slots))
+        let home = home_slot(tag, slots);
+        let first = home.min(slots.saturating_sub(NEAR));
+        (first..first + NEAR).contains(&((home + self.distance(tag)) % slots))
     }
 
     /// A view that recovered for itself, of the same file: it does not wait for anybody before it tells damage.
@@ -117,13 +118,13 @@ impl Pack {
 }
 
 /// What the first look says.
-fn at_home<'v>(view: &'v View<Sim>, digest: &Digest) -> Option<&'v [u8]> {
+fn near_home<'v>(view: &'v View<Sim>, digest: &Digest) -> Option<&'v [u8]> {
     let mut told = None;
     let tell = |_: &Digest, payload| {
         told = payload;
         Ok(())
     };
-    view.find_many_at_home(&[*digest], tell).unwrap();
+    view.find_many_near_home(&[*digest], tell).unwrap();
     told
 }
 
@@ -141,7 +142,7 @@ fn damage_at<T>(answer: Result<T, Stop>) -> Option<u64> {
 
 #[test]
 fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
-    for slots in [4, 63] {
+    for slots in [1, 2, 4, 63] {
         let mut pack = Pack::new(slots);
         let blobs: Vec<(Digest, Found)> = (0..100)
             .map(|number| pack.put(number, if number % 9 == 8 { Algorithm::Sha512 } else { Algorithm::Sha256 }))
@@ -156,10 +157,10 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             assert_eq!(view.blob_record(digest).unwrap(), Some(record));
             assert_eq!(view.digest_at(found.id).unwrap(), *digest);
             let is_short = digest.algorithm() == Algorithm::Sha256;
-            let near_home = (is_short && pack.is_near(record.tag)).then_some(payload);
-            assert_eq!(at_home(view, digest), near_home, "{slots} slots, {} from its home", pack.distance(record.tag));
-            assert_eq!(view.find_near_home(digest), if is_short { Ok(payload) } else { Err(Miss::Unsure) });
-            near += usize::from(near_home.is_some());
+            let first = (is_short && pack.is_near(record.tag)).then_some(payload);
+            assert_eq!(near_home(view, digest), first, "{slots} slots, {} from its home", pack.distance(record.tag));
+            assert_eq!(view.find_payload(digest), if is_short { Ok(payload) } else { Err(Miss::Unsure) });
+            near += usize::from(first.is_some());
         }
         assert!(near > blobs.len() / 2 && near < blobs.len(), "{near}");
         let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
@@ -168,16 +169,16 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             told.push((*digest, payload));
             Ok(())
         };
-        view.find_many_at_home(&digests, tell).unwrap();
-        assert_eq!(told, digests.iter().map(|digest| (*digest, at_home(view, digest))).collect::<Vec<_>>());
+        view.find_many_near_home(&digests, tell).unwrap();
+        assert_eq!(told, digests.iter().map(|digest| (*digest, near_home(view, digest))).collect::<Vec<_>>());
         for number in 0..50_u64 {
             for algorithm in [Algorithm::Sha256, Algorithm::Sha384] {
                 let other = Digest::of(algorithm, &number.to_le_bytes());
                 assert_eq!(view.find_blob(&other).unwrap(), None);
                 assert_eq!(view.blob_record(&other).unwrap(), None);
-                assert_eq!(at_home(view, &other), None);
+                assert_eq!(near_home(view, &other), None);
                 let miss = if algorithm == Algorithm::Sha256 { Miss::Absent } else { Miss::Unsure };
-                assert_eq!(view.find_near_home(&other), Err(miss));
+                assert_eq!(view.find_payload(&other), Err(miss));
             }
         }
         assert!(is_damage(view.digest_at(Offset(FRAMES + 64))));
@@ -190,14 +191,14 @@ fn a_view_that_recovered_for_itself_has_no_fast_path() {
     let (digest, found) = pack.put(1, Algorithm::Sha256);
     let view = pack.private();
     assert_eq!(view.find_blob(&digest).unwrap(), Some(found));
-    assert_eq!((at_home(&view, &digest), view.find_near_home(&digest)), (None, Err(Miss::Unsure)));
+    assert_eq!((near_home(&view, &digest), view.find_payload(&digest)), (None, Err(Miss::Unsure)));
     let mut told = 0;
     let tell = |_: &Digest, payload: Option<&[u8]>| {
         assert_eq!(payload, None);
         told += 1;
         Ok(())
     };
-    view.find_many_at_home(&[digest; 40], tell).unwrap();
+    view.find_many_near_home(&[digest; 40], tell).unwrap();
     assert_eq!(told, 40);
 }
 
@@ -211,7 +212,7 @@ fn many_lookups_end_at_an_error() {
         told += 1;
         if told < 20 { Ok(()) } else { Err(pack.view.damaged(Offset(0), "stop")) }
     };
-    assert!(pack.view.find_many_at_home(&[digest; 40], tell).is_err());
+    assert!(pack.view.find_many_near_home(&[digest; 40], tell).is_err());
     assert_eq!(told, 20);
 }
 
@@ -262,8 +263,8 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
             assert!(is_damage(view.find_blob(&digest)), "byte {at}");
             assert!(is_damage(view.blob_record(&digest)), "byte {at}");
             assert!(is_damage(view.digest_at(found.id)), "byte {at}");
-            assert_eq!(at_home(&pack.view, &digest), None, "byte {at}");
-            assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Unsure), "byte {at}");
+            assert_eq!(near_home(&pack.view, &digest), None, "byte {at}");
+            assert_eq!(pack.view.find_payload(&digest), Err(Miss::Unsure), "byte {at}");
         }
     }
     // A record that speaks of a blob that is longer than its frame says, or than the file.
@@ -273,7 +274,7 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
         let record = BlobRecord { length, ..pack.record(&digest, found.id) };
         pack.apply(Record::Blob(record), false);
         assert!(is_damage(pack.private().find_blob(&digest)));
-        assert_eq!((at_home(&pack.view, &digest), pack.view.find_near_home(&digest)), (None, Err(Miss::Unsure)));
+        assert_eq!((near_home(&pack.view, &digest), pack.view.find_payload(&digest)), (None, Err(Miss::Unsure)));
     }
 }
 
@@ -350,9 +351,9 @@ fn a_search_looks_at_as_many_slots_as_records_can_be_away_from_home() {
         pack.view.medium().store(slot_at(probe), &words).unwrap();
         let is_there = probe < PROBES_MAX;
         assert_eq!(pack.view.find_blob(&digest).unwrap().is_some(), is_there, "{probe}");
-        assert_eq!(pack.view.find_near_home(&digest).is_ok(), is_there, "{probe}");
+        assert_eq!(pack.view.find_payload(&digest).is_ok(), is_there, "{probe}");
         assert_eq!(pack.view.record(there.key(), tag).unwrap().is_some(), is_there, "{probe}");
-        assert_eq!(at_home(&pack.view, &digest).is_some(), is_there && pack.is_near(tag), "{probe}");
+        assert_eq!(near_home(&pack.view, &digest).is_some(), pack.is_near(tag), "{probe}");
         pack.view.medium().store(slot_at(probe), &filler).unwrap();
     }
     // Behind a slot that was never used there is nothing.
@@ -360,7 +361,7 @@ fn a_search_looks_at_as_many_slots_as_records_can_be_away_from_home() {
     assert!(pack.view.find_blob(&digest).unwrap().is_some());
     pack.view.medium().store(slot_at(0), &[TAG_EMPTY, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     assert!(pack.view.find_blob(&digest).unwrap().is_none());
-    assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Absent));
+    assert_eq!(pack.view.find_payload(&digest), Err(Miss::Absent));
 }
 
 /// What the fast path says of a blob that is not there counts only in the segment that was meant.
@@ -369,25 +370,27 @@ fn the_fast_path_says_nothing_of_a_segment_that_moves() {
     let mut pack = Pack::new(63);
     pack.put(1, Algorithm::Sha256);
     let absent = Digest::of(Algorithm::Sha256, b"absent");
-    assert_eq!(pack.view.find_near_home(&absent), Err(Miss::Absent));
+    assert_eq!(pack.view.find_payload(&absent), Err(Miss::Absent));
     let segment = pack.segment(0);
     let generation = pack.view.word(segment).unwrap();
     pack.view.medium().store(segment, &[generation + 1]).unwrap();
-    assert_eq!(pack.view.find_near_home(&absent), Err(Miss::Unsure));
+    assert_eq!(pack.view.find_payload(&absent), Err(Miss::Unsure));
     pack.view.medium().store(segment, &[generation]).unwrap();
     // Depth and prefix of another part.
     let there = pack.view.word(Offset(segment.0 + 24)).unwrap();
     pack.view.medium().store(Offset(segment.0 + 24), &[there | 1]).unwrap();
     let digests = (0..20_u64).map(|number| Digest::of(Algorithm::Sha256, &number.to_le_bytes()));
     let (low, high): (Vec<_>, Vec<_>) = digests.partition(|digest| pack.view.tagger().of_blob(digest) >> 63 == 0);
-    assert!(low.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Absent)));
-    assert!(high.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Unsure)));
+    assert!(low.iter().all(|digest| pack.view.find_payload(digest) == Err(Miss::Absent)));
+    assert!(high.iter().all(|digest| pack.view.find_payload(digest) == Err(Miss::Unsure)));
     let view = pack.private();
     assert!(low.iter().all(|digest| view.find_blob(digest).unwrap().is_none()));
     assert!(high.iter().all(|digest| is_damage(view.find_blob(digest))));
-    // Another writer has come.
-    pack.view.medium().store(live::NOTICE, &[2]).unwrap();
-    assert!(low.iter().all(|digest| pack.view.find_near_home(digest) == Err(Miss::Unsure)));
+    // A compaction, and another writer.
+    for notice in [pack.view.notice() | live::SUPERSEDED, 2] {
+        pack.view.medium().store(live::NOTICE, &[notice]).unwrap();
+        assert!(low.iter().all(|digest| pack.view.find_payload(digest) == Err(Miss::Unsure)));
+    }
 }
 
 /// What stands behind a segment is another, perhaps an older copy of it: a record there may have been removed since.
@@ -403,15 +406,18 @@ fn the_fast_path_ends_with_its_segment() {
     let behind = Offset(pack.segment(tag).0 + 4096);
     for line in 0..4 {
         pack.view.medium().store(Offset(behind.0 + 64 * line), &words).unwrap();
-        assert_eq!(pack.view.find_near_home(&digest), Err(Miss::Absent), "{line}");
+        assert_eq!(pack.view.find_payload(&digest), Err(Miss::Absent), "{line}");
         assert_eq!(pack.view.find_blob(&digest).unwrap(), None);
+    }
+    for line in 0..4 {
+        pack.view.medium().store(Offset(behind.0 + 64 * line), &[0; 8]).unwrap();
     }
     // The first slot is where it goes on.
     pack.view.medium().store(Offset(behind.0 - 64), &[tag ^ 1 << 40]).unwrap();
     pack.view.medium().store(Offset(behind.0 - 128), &[tag ^ 1 << 40]).unwrap();
     pack.view.medium().store(Offset(pack.segment(tag).0 + 64), &words).unwrap();
     assert_eq!(pack.view.find_blob(&digest).unwrap(), Some(found));
-    assert!(pack.view.find_near_home(&digest).is_ok());
+    assert!(pack.view.find_payload(&digest).is_ok());
 }
 
 fn put_name(pack: &mut Pack, number: u64, text: &str) -> NameRecord {
@@ -468,7 +474,7 @@ fn a_frame_of_another_kind_is_neither_blob_nor_name() {
     let other = FrameHeader::plain(pack.view.marker(), Kind::Chunk, found.id, PAYLOAD_BYTES, detail);
     pack.write(found.id.0, other.as_bytes());
     assert!(is_damage(pack.private().find_blob(&digest)));
-    assert_eq!(at_home(&pack.view, &digest), None);
+    assert_eq!(near_home(&pack.view, &digest), None);
     assert!(is_damage(pack.view.digest_at(found.id)));
     assert!(is_damage(pack.view.name_at(found.id)));
 }

@@ -1,6 +1,6 @@
 //! The index: the newest image of every record, in an extendible hash table inside the pack (see [`crate::format`]).
 //!
-//! [`probe`] reads it without locks, beside a writer in this or another process, `home` likewise in few instructions;
+//! [`probe`] reads it without locks, beside a writer in this or another process, [`home`] likewise in few instructions;
 //! [`ring`] reads all names, [`segments`] everything. [`table`] is that writer, [`room`] says what it may need.
 //! [`tag`] is the keyed hash of all.
 //!

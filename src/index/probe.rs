@@ -286,7 +286,7 @@ impl<M: Medium> View<M> {
     /// Whether all that was read from the segment belonged to one life of it, and its directory is still live. No fence
     /// is needed: whatever was read of a later life or of another directory was acquired, and brings this with it.
     #[inline]
-    pub(super) fn is_settled(&self, segment: &Segment<'_>) -> bool {
+    fn is_settled(&self, segment: &Segment<'_>) -> bool {
         segment.is_named() && self.live_raw() == segment.live
     }
 

@@ -64,7 +64,8 @@ impl Tagger {
             self.sum_of_narrow_digits(low, high, kind)
         };
         let tag = (sum >> 64) as u64;
-        // Two values out of 2^64 stand for something else; moving them costs nothing that can be measured.
+        // Two values out of 2^64 stand for something else; moving them costs nothing that can be measured: the branch
+        // is foreseen, and what follows need not wait for it.
         if tag < TAG_MIN {
             cold_path();
             return TAG_MIN;

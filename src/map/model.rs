@@ -149,7 +149,7 @@ impl<'m> Front<'m> {
     /// Cache lines, by the number of the first.
     #[must_use]
     pub fn lines<const COUNT: usize>(&self, number: usize) -> Option<&'m [Line; COUNT]> {
-        if number + COUNT > self.lines {
+        if number.checked_add(COUNT)? > self.lines {
             return None;
         }
         let words = self.map.words(Offset(LINE_BYTES * to_u64(number)), 8 * COUNT)?;

@@ -249,6 +249,7 @@ impl<'m> Front<'m> {
     #[inline]
     #[must_use]
     pub fn lines<const COUNT: usize>(&self, number: usize) -> Option<&'m [Line; COUNT]> {
+        // A range whose end is before its start is outside.
         self.lines.get(number..number.wrapping_add(COUNT))?.first_chunk()
     }
 

@@ -167,14 +167,14 @@ pub fn find(view: &View<Model>, content: &Content) -> Option<u64> {
 
 /// The same on the fast path, as far as that goes.
 pub fn find_fast(view: &View<Model>, content: &Content) -> Option<u64> {
-    match view.find_near_home(&content.digest) {
+    match view.find_payload(&content.digest) {
         Ok(bytes) => {
             assert_eq!(bytes, content.bytes.to_le_bytes());
             let is_there = |place: &u64| {
                 let frame = view.bytes(Offset(FRAMES_AT.0 + 4096 * place), 72);
                 frame.is_some_and(|frame| std::ptr::eq(frame[64..].as_ptr(), bytes.as_ptr()))
             };
-            Some((0..).find(is_there).expect("the bytes are a frame's"))
+            Some((0..64).find(is_there).expect("the bytes are a frame's"))
         }
         Err(Miss::Absent) => None,
         Err(Miss::Unsure) => find(view, content),
