@@ -47,7 +47,7 @@ fn rate(count: usize, time: Duration) -> f64 {
 
 /// `durable_1` and `durable_8`. Each of the eight makes as many puts as the one alone.
 pub fn puts(run: &Run, report: &mut Report) -> Result<()> {
-    let each = if run.quick { 40 } else { 300 };
+    let each = if run.quick { 40 } else { 1000 };
     let stores = run.open_all()?;
     let mut bare = BareWrites::new(run, ROUNDS * each)?;
     let mut floor = Duration::ZERO;
