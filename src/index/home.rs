@@ -9,19 +9,19 @@
 //! # What a get costs
 //!
 //! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts some
-//! 258,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 167
+//! 258,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 171
 //! instructions (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the
 //! digest. Of cache lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB
 //! for a million records; two or three of slots and the frame header's, which are waited for; and what the caller
 //! reads of the payload. The least that can be is the last two: without an index in between the place of a frame would
 //! have to be known.
 //!
-//! A profile of random gets of a million blobs of 256 bytes has 45 of 100 samples at the slot's first word and 38 at
-//! the frame's. The waits alone are short where they don't depend on each other: in loops of their own 29 ns for a
-//! slot and 23 for a frame with its payload. One after the other, by no more than the instructions that they need and
-//! without bounds checks, the same lookups took 117 ns where `get` took 160 and a hash map in memory 42. A processor
-//! holds some 450 instructions, so few gets wait at a time, and ten of the map's. One get in twenty goes past the
-//! first slots: nobody foresees that, and what was begun of the next gets is thrown away.
+//! A profile of random gets of a million blobs of 256 bytes, when two slots were looked at, had 45 of 100 samples at
+//! the slot's first word and 38 at the frame's. The waits alone are short where they don't depend on each other: in
+//! loops of their own 29 ns for a slot and 23 for a frame with its payload. One after the other, by no more than the
+//! instructions that they need and without bounds checks, the same lookups took 117 ns where `get` took 160 and a hash
+//! map in memory 42. A processor holds some 450 instructions, so few gets wait at a time, and ten of the map's. One get
+//! in twenty goes past the first slots: nobody foresees that, and what was begun of the next gets is thrown away.
 //!
 //! What was tried and did not pay: four slots at once (slower by an eighth: it is memory that is short), for unknown
 //! digests eight slots at once in place of one after the other up to an empty one, which no branch foresees (slower by
@@ -187,7 +187,7 @@ impl<M: Medium> View<M> {
     #[inline]
     fn look_near_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
         let slots: &[Line; NEAR as usize] = front.lines(home.first)?;
-        // Only a guess at the slot: its words are loaded in order after it.
+        // Only a guess at the slot, whose words are loaded in order after it.
         let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
         let slot = select_unpredictable(is_in(0), 0, select_unpredictable(is_in(1), 1, 2));
         hint_of(&slots[slot], home.tag)
@@ -255,14 +255,15 @@ fn word_in(page: &Line, offset: Offset) -> u64 {
     u64::from_le(page[to_usize((offset.0 - LIVE_AT.0) / 8)].load(Ordering::Acquire))
 }
 
-/// What a slot with this tag says. The tag is loaded once more, and last: of a slot that was emptied and filled again
-/// meanwhile it may be that of a record that is not shown yet.
-///
-/// As the first look at the tag is but a guess, a blob that was removed and stored again may be told by its first
-/// frame: the bytes are the same.
+/// What a slot with this tag says. The tag is loaded first, so that no word of an earlier record comes with it, and
+/// once more, last: a slot that was emptied and filled again meanwhile may hold words of a record that is not shown
+/// yet.
 #[inline]
 fn hint_of(slot: &Line, tag: u64) -> Option<Hint> {
     let load = |n: usize| u64::from_le(slot[n].load(Ordering::Acquire));
+    if load(0) != tag {
+        return None;
+    }
     let (id, length) = (load(1), load(2));
     (load(0) == tag).then_some(Hint { id, length })
 }
