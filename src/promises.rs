@@ -130,6 +130,8 @@
 //! * A sync that returned has reached the disk, with the file's length and whatever else is needed to read its range.
 //! * A sector of 512 bytes that was synced, and is overwritten, holds its old or its new bytes after a power cut, not a
 //!   mixture, and its neighbours are as they were.
+//! * What the disk has failed to write does not reach it any more once something older was read from it. (What was read
+//!   may still be lost, as if it was never written.)
 //! * A rename is atomic, and durable once the directory was synced.
 //! * A write by a system call and a store through a shared map are seen by all processes of the machine, at once.
 //! * Locks by `flock` work between the processes that use the pack. ext4, xfs, btrfs and tmpfs are such file systems.

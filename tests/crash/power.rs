@@ -361,9 +361,16 @@ impl Power {
         failed
     }
 
-    /// The page cache has read a sector again, after a sync that failed.
+    /// The page cache has read a sector again, after a sync that failed. A power cut may leave older bytes than the disk
+    /// gave then, but no newer ones.
     pub fn revert(&mut self, file: u64, sector: u64, content: Content) {
-        self.files.entry(file).or_default().put(sector, content);
+        let file = self.files.entry(file).or_default();
+        if let Some(unsynced) = file.unsynced.get_mut(&sector)
+            && let Some(at) = unsynced.versions.iter().position(|version| *version == content)
+        {
+            unsynced.versions.truncate(at + 1);
+        }
+        file.put(sector, content);
     }
 
     fn rename(&mut self, name: &Path, file: Option<u64>) {

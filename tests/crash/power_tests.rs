@@ -117,6 +117,17 @@ fn what_a_failed_sync_should_have_written_no_later_one_writes_unless_it_is_chang
     assert_eq!(firsts(&all(&power)), sets(&[&[3, 1], &[3, 2]]));
     power.revert(0, 1, failed[1].1[0].clone());
     assert_eq!(power.now().directory().bytes(NAME).unwrap()[512], 1);
+    assert_eq!(firsts(&all(&power)), sets(&[&[3, 1]]), "what was not there is not written later");
+}
+
+#[test]
+fn what_was_read_after_a_failed_sync_may_be_lost_and_nothing_newer_comes() {
+    let mut power = power(&[1; 512]);
+    power.make(&write(0, &[2; 512], false));
+    power.make(&write(0, &[3; 512], false));
+    let failed = power.fail_sync(0, 0, 512);
+    power.revert(0, 0, failed[0].1[1].clone());
+    assert_eq!(firsts(&all(&power)), sets(&[&[1], &[2]]));
 }
 
 #[test]
