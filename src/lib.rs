@@ -48,7 +48,7 @@
 //! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
 //! | 1 | [`format`](mod@format) | the byte specification |
 //! | 0 | `digest`, `name`, `error`, `fault` | digests; names; the one error type; what is wrong with an image |
-//! | 0 | `arena` | the memory of batches, kept from one to the next |
+//! | 0 | `arena`, `pieces` | the memory of batches, kept from one to the next; lists that grow in pieces |
 //! | 0 | `sync` | the standard library's atomics and locks, or those of a model checker |
 //!
 //! Deliberately absent: async (a store never waits for anything but the disk), threads that stay (a checkpoint that is
@@ -100,6 +100,8 @@ mod mend;
 mod name;
 mod names;
 mod pack;
+#[doc(hidden)]
+pub mod pieces;
 pub mod promises;
 mod reader;
 #[doc(hidden)]
