@@ -564,6 +564,8 @@ fn compact_once<M: Medium>(
         let source = pack.source();
         let view = source.renew()?;
         let survey = Survey::run(&view, writer.totals().0.commits)?;
+        // It is neither the pack's nor to be missing for the new file.
+        old.give_room_back();
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
         let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
         let need = survey.need(slots, depth, settings.tuning.reserve_segments);

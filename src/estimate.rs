@@ -39,6 +39,8 @@ pub struct CompactionEstimate {
 pub fn estimate<M: Medium>(shared: &Shared<M>) -> Result<CompactionEstimate> {
     let (after_bytes, before_bytes) = stand_still(shared, |sight| {
         let medium = sight.view.medium();
+        // As a compaction does.
+        medium.give_room_back();
         let before_bytes = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
         Ok((after_bytes(shared, sight)?, before_bytes))
     })?

@@ -450,6 +450,8 @@ pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) ->
     store(live::HOST, &host)?;
     let attached = view.file_word(live::NOTICE).unwrap_or(0) >> 1;
     store(live::NOTICE, &[(attached + 1) << 1])?;
+    // A writer that was killed may have left some.
+    medium.give_room_back();
     medium.set_ready().map_err(|e| Error::io("mark the lock", medium.path(), e))?;
     *view = view.renewed()?;
     Ok(())

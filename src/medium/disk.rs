@@ -1,7 +1,8 @@
 //! The medium that packs really live on: files of the system.
 //!
 //! `sys` holds the calls that only Linux has, with a plainer way for the other Unixes; `lock` the writer's lock;
-//! `directory` all that is done with names. Nothing here decides anything about packs.
+//! `directory` all that is done with names; `write` ways to write; `room` what is reserved behind the file's end.
+//! Nothing here decides anything about packs.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -22,6 +23,7 @@ use crate::map::Map;
 
 mod directory;
 mod lock;
+mod room;
 mod sys;
 mod write;
 
@@ -53,6 +55,8 @@ pub struct Disk {
     mapping: Mutex<()>,
     /// Held while the file grows, so that no growth undoes another.
     allocating: Mutex<()>,
+    /// There may be room behind the file's end that was reserved.
+    has_room: AtomicBool,
     /// A length that the file had: it has at least this one still, as it is never shrunk.
     length_seen: AtomicU64,
     /// The kernel or the file system does not know `RWF_DSYNC`.
@@ -111,6 +115,7 @@ impl Disk {
             map: ArcSwapOption::empty(),
             mapping: Mutex::new(()),
             allocating: Mutex::new(()),
+            has_room: AtomicBool::new(false),
             length_seen: AtomicU64::new(0),
             syncs_apart: AtomicBool::new(false),
             stores_by_pwrite,
@@ -230,6 +235,14 @@ impl Medium for Disk {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    fn reserve(&self, bytes: u64) {
+        self.reserve_room(bytes);
+    }
+
+    fn give_room_back(&self) {
+        self.give_back_room();
     }
 
     fn make_private(&self, offset: Offset, length: u64) -> io::Result<()> {
@@ -421,7 +434,7 @@ impl Medium for Disk {
     }
 
     fn unlock(&self) {
-        self.lock.release();
+        self.give_back_lock();
     }
 
     fn is_locked(&self) -> io::Result<bool> {
@@ -443,6 +456,7 @@ impl Medium for Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        self.give_back_lock();
         if let Name::Temporary(path) = &*lock(&self.name) {
             let _ = std::fs::remove_file(path);
         }

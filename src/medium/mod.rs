@@ -67,6 +67,13 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// changed then, though the file may be longer than before.
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()>;
 
+    /// Finds room for the next `bytes` that the file may grow by, as a hint: for when the disk is too busy to look for
+    /// it. The file keeps its length. What is left of it is given back with the lock.
+    fn reserve(&self, _bytes: u64) {}
+
+    /// Gives back now what is left of that, by whichever writer. Only the holder of the lock does.
+    fn give_room_back(&self) {}
+
     /// Makes sure that later writes and stores into a range need no space: it is [allocated](Medium::allocate), and
     /// shares no blocks with another file, as a copy of a pack may. On a file system that writes all data elsewhere
     /// each time (btrfs, where a file was not made to be written in place) nothing helps.

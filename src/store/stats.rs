@@ -24,7 +24,8 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// The file's length in bytes, holes included.
     pub file_bytes: u64,
-    /// What the file takes on the disk, in bytes.
+    /// What the file takes on the disk, in bytes. On ext4 that may be up to 512 MiB more than its length while it is
+    /// being written, as room is found ahead.
     pub disk_bytes: u64,
     /// Bytes of the live index: segments and directory.
     pub index_bytes: u64,

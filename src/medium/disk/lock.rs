@@ -51,6 +51,11 @@ impl Lock {
         super::sys::is_marked(self.probe(file, path)?)
     }
 
+    /// Whether this handle holds the lock.
+    pub(super) fn is_held(&self) -> bool {
+        super::lock(&self.held).is_some()
+    }
+
     /// Closes the descriptor that holds the lock.
     pub(super) fn release(&self) {
         *super::lock(&self.held) = None;
@@ -58,7 +63,7 @@ impl Lock {
 
     /// Whether anybody, this handle included, holds the lock at this moment.
     pub(super) fn is_held_by_any(&self, file: &File, path: &Path) -> io::Result<bool> {
-        if super::lock(&self.held).is_some() {
+        if self.is_held() {
             return Ok(true);
         }
         let probe = self.probe(file, path)?;

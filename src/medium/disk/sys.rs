@@ -106,6 +106,17 @@ mod linux {
         Ok(rustix::io::retry_on_intr(allocate)?)
     }
 
+    /// Whether the file system reads from the disk when it looks for room.
+    pub(in super::super) fn searches_for_room(file: &File) -> bool {
+        rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == EXT_MAGIC)
+    }
+
+    /// Gives a range behind the file's end its place on the disk; the file keeps its length.
+    pub(in super::super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        let reserve = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length);
+        Ok(rustix::io::retry_on_intr(reserve)?)
+    }
+
     pub(in super::super) fn unshare(file: &File, offset: u64, length: u64) -> io::Result<()> {
         let unshare = || rustix::fs::fallocate(file, FallocateFlags::UNSHARE_RANGE, offset, length);
         Ok(rustix::io::retry_on_intr(unshare)?)
@@ -236,6 +247,14 @@ mod other {
     }
 
     pub(in super::super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(in super::super) fn searches_for_room(_: &File) -> bool {
+        false
+    }
+
+    pub(in super::super) fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
         Err(unsupported())
     }
 

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::medium::contract::keeps_the_contract;
 
+/// More than is reserved in one step.
+const STEPS: u64 = 40 << 20;
+
 fn directory() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap();
@@ -304,4 +307,45 @@ fn a_long_durable_write_and_one_of_many_pieces_go_out_in_parts() {
         at.0 += length as u64;
         assert!(found == bytes[..length] && disk.length().unwrap() == at.0, "{} pieces", pieces.len());
     }
+}
+
+/// Where the file system is one that searches for room, and has enough.
+#[test]
+fn room_is_reserved_behind_the_end_and_given_back_with_the_lock() {
+    let (_directory, path) = directory();
+    let pack = path.join("pack");
+    let disk = Disk::create(&pack, 0o600).unwrap();
+    disk.publish(false).unwrap();
+    disk.allocate(Offset(0), 100_000).unwrap();
+    disk.write_at(Offset(99_000), &[&[7; 1000]], false).unwrap();
+    if !sys::searches_for_room(&disk.file) || sys::free_bytes(&disk.file).unwrap() < 16 * STEPS {
+        return;
+    }
+    let before = disk.blocks().unwrap();
+    disk.reserve(STEPS);
+    assert_eq!(disk.length().unwrap(), 100_000, "nothing of the format knows of it");
+    assert!(disk.blocks().unwrap() >= before + STEPS);
+    disk.allocate(Offset(100_000), 1 << 20).unwrap();
+    assert!(disk.blocks().unwrap() < before + STEPS + (1 << 20), "the file grows into it");
+    disk.unlock();
+    assert_eq!(disk.length().unwrap(), 100_000 + (1 << 20));
+    assert!(disk.blocks().unwrap() <= before + (1 << 20) + 8192);
+    disk.reserve(STEPS);
+    assert!(disk.blocks().unwrap() < before + STEPS, "the lock is another one's");
+    let mut bytes = [0; 2000];
+    disk.read_at(Offset(99_000), &mut bytes).unwrap();
+    assert_eq!((bytes[..1000].to_vec(), bytes[1000..].to_vec()), (vec![7; 1000], vec![0; 1000]));
+
+    // As a process that was killed leaves it.
+    sys::reserve(&disk.file, disk.length().unwrap(), STEPS).unwrap();
+    let again = Disk::open(&pack, true).unwrap();
+    again.give_room_back();
+    assert!(again.blocks().unwrap() > STEPS, "the lock is nobody's");
+    assert!(again.try_lock().unwrap());
+    again.give_room_back();
+    assert!(again.blocks().unwrap() < STEPS);
+    assert_eq!(again.length().unwrap(), 100_000 + (1 << 20));
+    again.reserve(u64::MAX);
+    drop(again);
+    assert!(disk.blocks().unwrap() < STEPS);
 }

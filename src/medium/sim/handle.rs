@@ -21,13 +21,14 @@ pub struct Sim {
     published: AtomicBool,
     pauses: AtomicU64,
     written_back: Mutex<Vec<(Offset, u64)>>,
+    reserved: Mutex<Vec<u64>>,
 }
 
 impl Sim {
     pub(super) fn new(directory: SimDirectory, file: Arc<SimFile>, name: &Path, write: bool, published: bool) -> Sim {
         let (locks, published) = (AtomicBool::new(false), AtomicBool::new(published));
-        let (pauses, written_back) = (AtomicU64::new(0), Mutex::default());
-        Sim { directory, file, path: name.into(), write, locks, published, pauses, written_back }
+        let (pauses, written_back, reserved) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Sim { directory, file, path: name.into(), write, locks, published, pauses, written_back, reserved }
     }
 
     /// The directory that the file is in.
@@ -46,6 +47,12 @@ impl Sim {
     #[must_use]
     pub fn written_back(&self) -> Vec<(Offset, u64)> {
         self.written_back.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many bytes the file was expected to grow by: a hint, which changes nothing here.
+    #[must_use]
+    pub fn reserved(&self) -> Vec<u64> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes one step, if `check` finds it possible.
@@ -90,6 +97,10 @@ impl Medium for Sim {
     fn allocate(&self, offset: Offset, length: u64) -> io::Result<()> {
         self.writable()?;
         self.step(Action::Allocate { offset, length }, |state| state.has_room(&self.file, offset, length))
+    }
+
+    fn reserve(&self, bytes: u64) {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()> {
