@@ -206,7 +206,7 @@ impl<M: Medium> Shared<M> {
     fn checkpoint_if_due(&self, pack: &Arc<Pack<M>>) {
         let Some(writer) = pack.writer.as_ref().filter(|writer| writer.is_checkpoint_due(1)) else { return };
         if !writer.medium().has_background() {
-            let _ = writer.checkpoint();
+            let _ = writer.checkpoint_beside_commits();
             return;
         }
         let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,7 +224,7 @@ impl<M: Medium> Shared<M> {
         writer.count_anew();
         let own = pack.clone();
         let work = move || {
-            let _ = own.writer().and_then(Writer::checkpoint);
+            let _ = own.writer().and_then(Writer::checkpoint_beside_commits);
         };
         match thread::Builder::new().name("blobpack checkpoint".into()).spawn(work) {
             Ok(thread) => *background = Some(thread),

@@ -18,9 +18,11 @@ use crate::format::{
     first_generation, segment_bytes, to_usize,
 };
 use crate::medium::Medium;
+use crate::pieces::Pieces;
 use crate::view::read_vec;
 
 mod calls;
+mod directories;
 mod fill;
 mod hidden;
 mod private;
@@ -58,7 +60,7 @@ impl Region {
 /// Regions that are free again once their checkpoint is gone. A large removal copies each segment, so a note is short.
 #[derive(Clone, Default)]
 struct Retired {
-    segments: Vec<Offset>,
+    segments: Pieces<Offset>,
     directories: Vec<Region>,
 }
 
@@ -77,7 +79,10 @@ pub struct Space {
     /// Free segments, and whether one is new: nobody has ever seen it, so it need not be read to know its generation.
     /// What a change that was rolled back has stored there was not seen either.
     segments: Vec<(Offset, bool)>,
-    directories: Vec<Region>,
+    /// Free segments that come after those. They are none of the new ones.
+    released: Pieces<Offset>,
+    /// Free directories, and whether one is new.
+    directories: Vec<(Region, bool)>,
     /// Regions that checkpoints name, by the sequence of the newest one that does.
     retired: BTreeMap<u64, Retired>,
     /// Segments that were filled with zeros last.
@@ -122,6 +127,7 @@ impl Space {
             run: Offset::NONE,
             known: true,
             segments: Vec::new(),
+            released: Pieces::default(),
             directories: Vec::new(),
             retired: BTreeMap::new(),
             filled: Offset::NONE..Offset::NONE,
@@ -220,9 +226,9 @@ impl Space {
     /// Promises `count` segments to a commit, beyond those promised already and `reserve` more; makes runs as needed.
     pub fn promise<M: Medium>(&mut self, medium: &M, count: u64, reserve: u64) -> Result<()> {
         let needed = self.promised + count + reserve;
-        let free = self.segments.len() as u64;
-        if free < needed {
-            self.new_segments(medium, needed - free)?;
+        let missing = self.gather_segments(needed);
+        if missing > 0 {
+            self.new_segments(medium, missing)?;
         }
         self.secure_segments(medium, needed)?;
         self.promised += count;
@@ -231,8 +237,21 @@ impl Space {
 
     /// Sees to it that `count` segments more, and no others, can be had without new space.
     pub fn keep_segments<M: Medium>(&mut self, medium: &M, count: u64) -> Result<()> {
-        let missing = (self.promised + count).saturating_sub(self.segments.len() as u64);
+        let missing = self.gather_segments(self.promised + count);
         if missing > 0 { self.add_segments(medium, missing) } else { Ok(()) }
+    }
+
+    /// Has `count` free segments at hand, those that had to be fetched for that before the others; returns how many are
+    /// missing.
+    pub fn gather_segments(&mut self, count: u64) -> u64 {
+        while (self.segments.len() as u64) < count {
+            let piece = self.released.take_piece();
+            if piece.is_empty() {
+                break;
+            }
+            self.segments.extend(piece.into_iter().map(|segment| (segment, false)));
+        }
+        count.saturating_sub(self.segments.len() as u64)
     }
 
     /// The commit is applied, or came to nothing.
@@ -240,16 +259,10 @@ impl Space {
         self.promised = self.promised.saturating_sub(count);
     }
 
-    fn new_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
-        let offset = self.new_run(medium, bytes, 1, HOLDS_DIRECTORY)?;
-        self.directories.push(Region { offset, bytes });
-        Ok(())
-    }
-
     /// A free segment, and the generation of its next life: one more than its header has had until now.
     pub fn take_segment<M: Medium>(&mut self, medium: &M) -> Result<(Region, u64)> {
         let bytes = segment_bytes(self.slots);
-        if self.segments.is_empty() {
+        if self.gather_segments(1) > 0 {
             self.new_segments(medium, 1)?;
         }
         let (offset, fresh) = self.segments.pop().expect("a run of segments was just made");
@@ -264,27 +277,9 @@ impl Space {
         Ok((region, if before == 0 { first_generation(offset) } else { before.wrapping_add(1) }))
     }
 
-    /// A free directory of at least `bytes`: the smallest that there is.
-    pub fn take_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<Region> {
-        if !self.directories.iter().any(|free| free.bytes >= bytes) {
-            self.new_directory(medium, bytes)?;
-        }
-        let (at, _) = (self.directories.iter().enumerate())
-            .filter(|(_, free)| free.bytes >= bytes)
-            .min_by_key(|(_, free)| (self.foreign.contains(&free.offset), free.bytes))
-            .expect("a directory was just reserved");
-        (self.has_directory, self.owns_directory) = (true, true);
-        Ok(self.directories.swap_remove(at))
-    }
-
     /// A segment that no checkpoint names is free again.
     pub fn free_segment(&mut self, offset: Offset) {
         self.segments.push((offset, false));
-    }
-
-    /// A directory that no checkpoint names is free again.
-    pub fn free_directory(&mut self, region: Region) {
-        self.directories.push(region);
     }
 
     /// A segment that the checkpoint `sequence`, and perhaps earlier ones, name.
@@ -292,17 +287,12 @@ impl Space {
         self.retired.entry(sequence).or_default().segments.push(offset);
     }
 
-    /// A directory that the checkpoint `sequence`, and perhaps earlier ones, name.
-    pub fn retire_directory(&mut self, region: Region, sequence: u64) {
-        self.retired.entry(sequence).or_default().directories.push(region);
-    }
-
     /// The older of the two superblocks is `oldest` now: what only earlier ones named is free.
     pub fn release_retired(&mut self, oldest: u64) {
         let held = self.retired.split_off(&oldest);
         for free in std::mem::replace(&mut self.retired, held).into_values() {
-            self.segments.extend(free.segments.into_iter().map(|segment| (segment, false)));
-            self.directories.extend(free.directories);
+            self.released.append(free.segments);
+            self.directories.extend(free.directories.into_iter().map(|directory| (directory, false)));
         }
     }
 
@@ -419,7 +409,7 @@ impl Space {
         }
         // Those near the start of the file are taken first.
         self.segments.extend(segments.into_iter().rev().map(|segment| (segment, false)));
-        self.directories.append(&mut directories);
+        self.directories.extend(directories.into_iter().map(|directory| (directory, false)));
         (self.foreign, self.known) = (foreign, true);
         Ok(())
     }

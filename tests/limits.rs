@@ -149,7 +149,7 @@ fn a_long_chain_is_freed_on_a_small_stack_and_in_bounded_memory() {
     let stats = store.stats().unwrap();
     assert_eq!((stats.blobs, stats.links, stats.live_bytes), (0, 0, 0));
     assert_eq!(store.list().count(), 0);
-    // Each segment that is copied is noted until the next checkpoint, in lists that double when they are full.
+    // Each segment that is copied is noted until the next checkpoint.
     assert!(bytes as u64 <= MEMORY_MAX + 4 * length, "{bytes} bytes");
 }
 

@@ -6,7 +6,10 @@
 //! regions that are new since the last checkpoint, and the log so far where it may not be durable; *then* write the
 //! other superblock, synced. A crash before the last step leaves the old superblock, whose regions were not touched.
 //! One that is due by what was committed goes on in a thread of its own, beside further commits; these are slowed down
-//! where the next one is due before it has ended, and wait where even that does not do.
+//! where the next one is due before it has ended, and wait where even that does not do. What a commit would wait for is
+//! done before such a one: room for as much as came since the last one is found, as long as the disk has time for that
+//! (`medium/disk/room.rs`), and the directory is copied (`index/table/successor.rs`). What grows with its work, lists
+//! of segments above all, is handed on and never copied under a lock ([`Pieces`](crate::pieces::Pieces)).
 //!
 //! A sync takes the right to store from each page by itself, and interrupts all processors each time. Of what is frozen
 //! hardly anything is stored into again, so before the sync whole runs of it are mapped anew, for loads: a checkpoint
@@ -90,6 +93,50 @@ impl<M: Medium> Writer<M> {
         self.checkpoint_unless_poisoned(&mut superblocks, 0)
     }
 
+    /// The same, beside further commits, which wait for nothing that can be done before: for room on a disk that it
+    /// keeps busy, where as much as came since the last one is found first; and for a copy of the directory.
+    pub fn checkpoint_beside_commits(&self) -> Result<()> {
+        self.check()?;
+        let mut superblocks = lock(&self.superblocks);
+        if lock(&self.state).moved {
+            return Ok(());
+        }
+        let end = lock(&self.space).end().0;
+        let grown = end.saturating_sub(superblocks.newest.end.get());
+        self.medium.reserve(grown.min(self.settings.limit.saturating_sub(end)));
+        self.copy_directory().inspect_err(|error| self.poison(error))?;
+        let result = self.checkpoint_unless_poisoned(&mut superblocks, 0);
+        if result.is_err() {
+            lock(&self.applied).table.give_up_successor(&mut lock(&self.space));
+        }
+        result
+    }
+
+    /// Has the index copy its live directory for the time after the freeze.
+    fn copy_directory(&self) -> Result<()> {
+        {
+            let mut applied = lock(&self.applied);
+            self.check()?;
+            applied.table.begin_successor(self.medium.as_ref(), &mut lock(&self.space))?;
+        }
+        while self.copy_piece()? {
+            // Commits wait for the same lock, and are let through.
+            self.medium.pause();
+        }
+        Ok(())
+    }
+
+    fn copy_piece(&self) -> Result<bool> {
+        let mut applied = lock(&self.applied);
+        self.check()?;
+        let mut space = lock(&self.space);
+        let mut view = self.source.view();
+        if view.outgrown(space.end().0) {
+            view = self.source.renew()?;
+        }
+        applied.table.continue_successor(&view, &mut space)
+    }
+
     fn checkpoint_unless_poisoned(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
         let result = self.checkpoint_with(superblocks, features);
         match &result {
@@ -104,7 +151,7 @@ impl<M: Medium> Writer<M> {
     /// nothing has changed since the last one.
     fn checkpoint_with(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
         let sequence = superblocks.newest.sequence.get() + 1;
-        let (fresh, next) = {
+        let (heads, dirty, next) = {
             let mut state = lock(&self.state);
             self.count_from_zero(&mut state);
             let mut applied = lock(&self.applied);
@@ -112,28 +159,33 @@ impl<M: Medium> Writer<M> {
             self.check()?;
             let mut space = lock(&self.space);
             if applied.tail.at.0 == superblocks.newest.tail.get() && features == 0 {
+                applied.table.give_up_successor(&mut space);
                 return Ok(());
             }
             // Batches on their way were promised no copies of segments that were new when they were decided, and old
             // from here on.
             let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
             let copies = space.copies_of_new(images);
-            if copies > 0 {
+            if copies > 0 || images > 0 && space.has_directory() {
                 // The directory that they were promised room for may be the one that is frozen now.
-                space.reserve_directories(self.medium.as_ref(), directory_bytes(state.depth_promised))?;
+                let depth = state.depth_promised.max(applied.table.live().depth);
+                space.reserve_directories(self.medium.as_ref(), directory_bytes(depth))?;
+            }
+            if copies > 0 {
                 space.promise(self.medium.as_ref(), copies, 0)?;
                 let ticket = state.ticket;
                 state.overtaken.push((ticket, copies));
             }
             drop(state);
             let frozen = applied.table.freeze(sequence);
-            let mut fresh = space.freeze();
-            fresh.extend(frozen.dirty);
+            let heads = space.freeze();
             let mut next = next_superblock(&superblocks.newest, &applied.tail, &space, frozen.live, applied.counters);
             next.incompatible = U64::new(next.incompatible.get() | features);
-            (fresh, next)
+            applied.table.succeed(&*self.source.view(), &mut space)?;
+            (heads, frozen.dirty, next)
         };
-        let fresh = runs(fresh);
+        // A new vector: to make one of another thread's memory longer holds that one's allocator up meanwhile.
+        let fresh = runs(heads.into_iter().chain(dirty).collect());
         for run in fresh.iter().filter(|run| run.bytes >= PREPARED_BYTES_MIN) {
             self.medium.prepare_sync(run.offset, run.bytes);
         }

@@ -140,7 +140,9 @@ impl<M: Medium> Writer<M> {
         let applied = lock(&self.applied);
         self.check()?;
         let live = applied.table.live();
-        let mut depth = if state.in_flight.waiting.is_empty() { live.depth } else { state.depth_promised };
+        // A checkpoint may have made the live one deeper than was promised.
+        let promised = if state.in_flight.waiting.is_empty() { 0 } else { state.depth_promised };
+        let mut depth = live.depth.max(promised);
         if removals_only {
             let mut space = lock(&self.space);
             // On a full disk the reserve serves; the promise of the exact worst case would ask for more than is kept.

@@ -14,6 +14,7 @@ use crate::format::{
 };
 use crate::index::probe::{OTHER_GENERATION, directory_index, header, load, probes};
 use crate::medium::Medium;
+use crate::pieces::Pieces;
 use crate::record::{Image, Record, Words, words_of};
 use crate::space::{Region, Space};
 use crate::sync::{Ordering, Word};
@@ -22,10 +23,12 @@ use crate::view::View;
 mod builder;
 mod merge;
 mod place;
+mod successor;
 
 pub use builder::{Builder, built};
 pub use merge::Images;
 use place::{Part, halves};
+use successor::Successor;
 
 /// Segments that nobody sees yet are written in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -42,10 +45,12 @@ pub struct Table {
     directory_is_ours: bool,
     /// The bytes of the region that the live directory lies in: it may have been made for a deeper one.
     directory_bytes: u64,
+    /// The directory that the next freeze puts in the place of the live one.
+    successor: Option<Successor>,
     /// The sequence of the newest checkpoint begun: regions that it froze are retired under this number.
     frozen: u64,
     /// Regions made since the last freeze, to be synced by the next checkpoint.
-    dirty: Vec<Region>,
+    dirty: Pieces<Region>,
     /// Whether a new directory is shown to readers at once; a recovery shows only its last one.
     published: bool,
     /// Segments that a recovery or a compaction makes, from an offset on, and that are not written yet.
@@ -70,7 +75,7 @@ pub struct Frozen {
     /// The directory that is not stored into any more.
     pub live: LiveWord,
     /// What has to be synced before the superblock.
-    pub dirty: Vec<Region>,
+    pub dirty: Pieces<Region>,
 }
 
 /// The directory that readers see while another is hidden.
@@ -96,8 +101,9 @@ impl Table {
             born,
             directory_is_ours: false,
             directory_bytes: directory_bytes(live.depth),
+            successor: None,
             frozen,
-            dirty: Vec::new(),
+            dirty: Pieces::default(),
             published: false,
             unwritten: (Offset::NONE, Vec::new()),
             events: Events::default(),
@@ -110,7 +116,7 @@ impl Table {
         let mut table = Table::new(slots, live, frozen, born);
         let part = Part { prefix: 0, depth: 0, slots: vec![[TAG_EMPTY; 8]; to_usize(u64::from(slots))] };
         let entry = table.write_part(medium, space, &part, false)?.entry;
-        let directory = space.take_directory(medium, directory_bytes(0))?;
+        let (directory, _) = space.take_directory(medium, directory_bytes(0))?;
         table.store(medium, directory.offset, &[entry.pack()])?;
         table.dirty.push(directory);
         table.live.directory = directory.offset;
@@ -342,6 +348,7 @@ impl Table {
             for index in first..first + (1 << shift) {
                 let at = Offset(self.live.directory.0 + 8 * index);
                 self.store(view.medium().as_ref(), at, &[part.entry.pack()])?;
+                self.store_into_successor(view.medium().as_ref(), index, part.entry.pack())?;
             }
         }
         self.events.splits += placed.len() as u64 - 1;
@@ -421,30 +428,44 @@ impl Table {
             return Ok(());
         }
         let medium = view.medium().as_ref();
+        self.give_up_successor(space);
         let depth = depth.max(self.live.depth);
-        let old = Region { offset: self.live.directory, bytes: self.directory_bytes };
         let entries = view
-            .words(old.offset, 1 << self.live.depth)
-            .ok_or_else(|| view.damaged(old.offset, "the index directory lies outside the file"))?;
+            .words(self.live.directory, 1 << self.live.depth)
+            .ok_or_else(|| view.damaged(self.live.directory, "the index directory lies outside the file"))?;
         // Forged tags may ask for a directory of any size: the file has room for it before memory has.
-        let region = space.take_directory(medium, directory_bytes(depth))?;
-        // No reader knows a directory that was never stored into, and each that was begins with an entry, which is not
-        // 0. A new one is written, for the reason of `Space::fill`.
-        let mut first = [0; 8];
-        medium.read_at(region.offset, &mut first).map_err(|e| Error::io("read the index", medium.path(), e))?;
+        let (region, is_new) = space.take_directory(medium, directory_bytes(depth))?;
         let copies = 1 << (depth - self.live.depth);
-        let mut to = region.offset;
-        for entries in entries.chunks((DIRECTORY_PIECE_WORDS / copies).max(1)) {
-            let entries = entries.iter().map(|entry| u64::from_le(entry.load(Ordering::Relaxed)));
-            let words: Vec<u64> = entries.flat_map(|entry| std::iter::repeat_n(entry, copies)).collect();
-            if first == [0; 8] {
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-                medium.write_at(to, &[&bytes], false).map_err(|e| Error::io("write the index", medium.path(), e))?;
-            } else {
-                self.store(medium, to, &words)?;
-            }
-            to.0 += 8 * to_u64(words.len());
+        for (number, piece) in entries.chunks(piece_words(copies)).enumerate() {
+            let to = Offset(region.offset.0 + 8 * to_u64(number * piece_words(copies) * copies));
+            self.copy_entries(medium, piece, copies, to, is_new)?;
         }
+        self.switch_to(view, space, region, depth)
+    }
+
+    /// Copies entries of the live directory into another one.
+    fn copy_entries<M: Medium>(
+        &self,
+        medium: &M,
+        entries: &[Word],
+        copies: usize,
+        to: Offset,
+        is_new: bool,
+    ) -> Result<()> {
+        let entries = entries.iter().map(|entry| u64::from_le(entry.load(Ordering::Relaxed)));
+        let words: Vec<u64> = entries.flat_map(|entry| std::iter::repeat_n(entry, copies)).collect();
+        if !is_new {
+            // A reader that is late may look at them.
+            return self.store(medium, to, &words);
+        }
+        // For the reason of `Space::fill`.
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        medium.write_at(to, &[&bytes], false).map_err(|e| Error::io("write the index", medium.path(), e))
+    }
+
+    /// Makes a copy of the live directory, which may be deeper, the live one.
+    fn switch_to<M: Medium>(&mut self, view: &View<M>, space: &mut Space, region: Region, depth: u32) -> Result<()> {
+        let old = Region { offset: self.live.directory, bytes: self.directory_bytes };
         self.dirty.push(region);
         if self.directory_is_ours {
             space.free_directory(old);
@@ -455,8 +476,13 @@ impl Table {
         self.live = LiveWord { directory: region.offset, depth, switches: (self.live.switches + 1) & 0xff_ffff };
         self.directory_is_ours = true;
         self.directory_bytes = region.bytes;
-        if self.published { self.store(medium, view.live_at(), &[self.live.pack()]) } else { Ok(()) }
+        if self.published { self.store(view.medium().as_ref(), view.live_at(), &[self.live.pack()]) } else { Ok(()) }
     }
+}
+
+/// So many entries are copied at a time, each so many times.
+fn piece_words(copies: usize) -> usize {
+    (DIRECTORY_PIECE_WORDS / copies).max(1)
 }
 
 fn slot_at(segment: Offset, number: usize) -> Offset {

@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::Error;
 use crate::format::{
-    Entry, Identity, LIVE_AT, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, VERSION,
-    directory_bytes, to_usize,
+    Entry, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES, SPACE_AT, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE,
+    VERSION, directory_bytes, to_usize,
 };
 use crate::index::probe::{Stop, directory_index};
 use crate::index::room::{Room, first_of_run};
@@ -125,6 +125,93 @@ fn it_holds_what_a_map_holds_through_splits_doublings_copies_and_checkpoints() {
     assert!(events.copies > 0 && events.splits > 0 && events.doublings > 0, "{events:?}");
 }
 
+/// The entries of a directory.
+fn entries(view: &View<Sim>, live: LiveWord) -> Vec<u64> {
+    let words = view.words(live.directory, 1 << live.depth).unwrap();
+    words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+}
+
+#[test]
+fn a_directory_that_was_copied_beside_changes_follows_the_frozen_one() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let mut model = HashMap::new();
+    let mut frozen = (table.live(), Vec::new());
+    let (mut succeeded, mut deeper, mut missed) = (0, 0, 0);
+    let steps: u64 = if cfg!(miri) { 120 } else { 6000 };
+    let mut random = 1u64;
+    for step in 0..steps {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let record = link(&tagger, random >> 33 & 127, random >> 40 & 15, step);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        model.insert(record.key(), record);
+        match step % 60 {
+            20 => table.begin_successor(view.medium().as_ref(), &mut space).unwrap(),
+            21..=58 => {
+                table.continue_successor(&view, &mut space).unwrap();
+            }
+            59 => {
+                if !frozen.1.is_empty() {
+                    assert_eq!(entries(&view, frozen.0), frozen.1, "a frozen directory never changes");
+                }
+                if random >> 63 == 0 {
+                    while table.continue_successor(&view, &mut space).unwrap() {}
+                }
+                let before = table.live();
+                assert_eq!(table.freeze(step).live, before);
+                space.freeze();
+                frozen = (before, entries(&view, before));
+                table.succeed(&view, &mut space).unwrap();
+                space.release_retired(step);
+                let live = table.live();
+                let copies = 1 << (live.depth - before.depth);
+                let expected: Vec<u64> =
+                    frozen.1.iter().flat_map(|&entry| std::iter::repeat_n(entry, copies)).collect();
+                assert_eq!((view.live(), entries(&view, live)), (live, expected));
+                succeeded += u64::from(live.directory != before.directory);
+                deeper += u64::from(live.depth != before.depth);
+                missed += u64::from(live.directory == before.directory);
+                table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+                assert_eq!(table.live() == live, live.directory != before.directory, "it is copied once");
+                check(&view, &model, &[]);
+            }
+            _ => {}
+        }
+    }
+    check(&view, &model, &[]);
+    assert!(cfg!(miri) || succeeded > 9 && deeper > 0 && missed > 9, "{succeeded}, {deeper}, {missed}");
+}
+
+/// Else a region would be lost to the pack until it is opened anew.
+#[test]
+#[cfg(not(miri))]
+fn a_copy_that_is_given_up_is_free_again() {
+    let end = |gives_up: bool| {
+        let (view, mut space, mut table) = index();
+        let tagger = Tagger::new(&identity().secret);
+        for number in 1..2000 {
+            if gives_up {
+                table.begin_successor(view.medium().as_ref(), &mut space).unwrap();
+                table.continue_successor(&view, &mut space).unwrap();
+            }
+            if number % 2 == 0 {
+                table.give_up_successor(&mut space);
+            }
+            let record = link(&tagger, number, 640, 0);
+            table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        }
+        assert!(table.events.doublings > 9, "each time it has to be given up");
+        (0..50).for_each(|_| {
+            table.begin_successor(view.medium().as_ref(), &mut space).unwrap();
+            table.give_up_successor(&mut space);
+        });
+        space.end().0
+    };
+    // Two that are kept and one that is taken, each with the head of its run.
+    let (with, without) = (end(true), end(false));
+    assert!(with - without <= 3 * 2 * PAGE_BYTES, "{} bytes", with - without);
+}
+
 #[test]
 fn what_happens_to_an_index_is_counted_and_what_is_new_in_it_is_synced() {
     let (view, mut space, mut table) = index();
@@ -137,7 +224,7 @@ fn what_happens_to_an_index_is_counted_and_what_is_new_in_it_is_synced() {
     let synced = |table: &mut Table, sequence| {
         let frozen = table.freeze(sequence);
         assert_eq!(frozen.live, table.live());
-        frozen.dirty.iter().map(|region| region.bytes).sum::<u64>()
+        frozen.dirty.into_iter().map(|region| region.bytes).sum::<u64>()
     };
     assert_eq!((synced(&mut table, 1), synced(&mut table, 2)), (2 * PAGE_BYTES, 0), "a segment and a directory");
     table.continue_switches(0x5ff_fffe);
@@ -218,7 +305,7 @@ fn an_index_that_is_built_at_once_holds_all_and_is_as_large_as_was_said() {
         assert_eq!((walked, view.live().depth), (segments, deepest));
         assert!(deepest > depth || segments == 1 << depth, "no more than was asked for");
         let frozen = table.freeze(3);
-        let synced: u64 = frozen.dirty.iter().map(|region| region.bytes).sum();
+        let synced: u64 = frozen.dirty.into_iter().map(|region| region.bytes).sum();
         assert_eq!(synced, segments * PAGE_BYTES + directory_bytes(deepest), "all of it");
         for number in 1..60 {
             let record = link(&tagger, number, 640, 1);

@@ -13,6 +13,7 @@ use crate::space::no_space;
 impl Space {
     /// Sees to it that stores into the next `count` free segments, as far as there are so many, need no space.
     pub fn secure_segments<M: Medium>(&mut self, medium: &M, count: u64) -> Result<()> {
+        self.gather_segments(count);
         let (wanted, bytes) = (self.segments.len().min(to_usize(count)), segment_bytes(self.slots));
         let first = self.segments.len() - wanted;
         let next = self.segments[first..].iter().map(|(offset, _)| Region { offset: *offset, bytes }).collect();
@@ -20,6 +21,7 @@ impl Space {
         if !matches!(error, Error::NoSpace { .. }) {
             return Err(error);
         }
+        self.gather_segments(u64::MAX);
         let (mut good, mut shared) = (Vec::new(), Vec::new());
         while good.len() < wanted
             && let Some(segment) = self.segments.pop()
@@ -34,28 +36,10 @@ impl Space {
         done
     }
 
-    /// Sees to it that directories of `bytes` can be had without new space: one for the commit that asks, one for
-    /// the dereferences that must work on a full disk after it. These may come after a checkpoint, when the live one is
-    /// free again: where that may share its blocks with another file it needs space then, so there is a third.
-    pub fn reserve_directories<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
-        let count = if self.foreign.is_empty() || self.owns_directory { 2 } else { 3 };
-        for _ in self.secure_directories(medium, bytes, count)..count {
-            self.new_directory(medium, bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Sees to it that the directory that the next change may have to make, of `bytes`, can be had without new space.
-    pub fn reserve_directory<M: Medium>(&mut self, medium: &M, bytes: u64) -> Result<()> {
-        if self.has_directory || self.secure_directories(medium, bytes, 1) == 1 {
-            return Ok(());
-        }
-        self.new_directory(medium, bytes)
-    }
-
     /// Of the free directories of `bytes` or more, how many, up to `count`, can be stored into without new space.
     pub fn secure_directories<M: Medium>(&mut self, medium: &M, bytes: u64, count: usize) -> usize {
-        let mut free: Vec<Region> = self.directories.iter().filter(|free| free.bytes >= bytes).copied().collect();
+        let large_enough = self.directories.iter().map(|(free, _)| *free).filter(|free| free.bytes >= bytes);
+        let mut free: Vec<Region> = large_enough.collect();
         // In the order in which they are taken.
         free.sort_unstable_by_key(|region| (self.foreign.contains(&region.offset), region.bytes));
         free.into_iter().filter(|region| self.make_private(medium, vec![*region]).is_ok()).take(count).count()

@@ -242,19 +242,19 @@ fn the_smallest_directory_that_is_large_enough_is_taken() {
     for free in [middle, small, large] {
         space.free_directory(free);
     }
-    assert_eq!(space.take_directory(&medium, 2 * PAGE).unwrap(), middle);
-    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), small);
+    assert_eq!(space.take_directory(&medium, 2 * PAGE).unwrap(), (middle, false));
+    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), (small, false));
     assert_eq!(space.end().0, large.end());
     let made = space.take_directory(&medium, 5 * PAGE).unwrap();
-    assert_eq!(made, region(large.end() + PAGE, 5 * PAGE));
-    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), large);
+    assert_eq!(made, (region(large.end() + PAGE, 5 * PAGE), true));
+    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), (large, false));
 
     // Those that may share their blocks with another file come last.
     for free in [small, large] {
         space.free_directory(free);
     }
     space.foreign.insert(small.offset);
-    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), large);
+    assert_eq!(space.take_directory(&medium, PAGE).unwrap(), (large, false));
 }
 
 #[test]
@@ -264,15 +264,21 @@ fn what_a_superblock_names_is_free_only_when_it_is_gone() {
     space.retire_segment(a, 5);
     space.retire_directory(Region { offset: b, bytes: PAGE }, 6);
     space.retire_segment(c, 7);
-    let free = |space: &Space| (space.segments.clone(), space.directories.len());
+    let free = |space: &Space| {
+        let released: Vec<Offset> = space.released.clone().into_iter().collect();
+        (released, space.directories.len())
+    };
     space.release_retired(5);
     assert_eq!(free(&space), (vec![], 0));
     space.release_retired(6);
-    assert_eq!(free(&space), (vec![(a, false)], 0));
+    assert_eq!(free(&space), (vec![a], 0));
     space.release_retired(7);
-    assert_eq!(free(&space), (vec![(a, false)], 1));
+    assert_eq!(free(&space), (vec![a], 1));
     space.release_retired(u64::MAX);
-    assert_eq!(free(&space), (vec![(a, false), (c, false)], 1));
+    assert_eq!(free(&space), (vec![a, c], 1));
+    assert_eq!(space.gather_segments(2), 0);
+    assert_eq!(space.segments, [(a, false), (c, false)]);
+    assert_eq!((free(&space).0, space.gather_segments(5)), (vec![], 3));
 }
 
 #[test]
@@ -307,7 +313,7 @@ fn changes_that_are_forgotten_leave_what_was_free_and_what_was_allocated() {
     let (_, medium) = file();
     let mut space = empty();
     space.promise(&medium, 1, 0).unwrap();
-    let directory = space.take_directory(&medium, PAGE).unwrap();
+    let (directory, _) = space.take_directory(&medium, PAGE).unwrap();
     space.free_directory(directory);
     let before = space.clone();
     space.retire_segment(Offset(START), 1);
@@ -324,6 +330,25 @@ fn changes_that_are_forgotten_leave_what_was_free_and_what_was_allocated() {
     space.segments_changed(2, false);
     space.hide();
     assert_eq!(space.copies_of_new(9), 0, "what is hidden is copied when it is touched");
+}
+
+#[test]
+fn a_spare_directory_leaves_those_that_were_reserved() {
+    let (_, medium) = file();
+    let mut space = empty();
+    space.reserve_directories(&medium, 2 * PAGE).unwrap();
+    let reserved = space.directories.clone();
+    let (spare, is_new) = space.take_spare_directory(&medium, PAGE).unwrap();
+    assert!(is_new && spare.bytes == PAGE && space.directories == reserved && !space.has_directory);
+    space.free_directory(spare);
+    assert_eq!(space.take_spare_directory(&medium, PAGE).unwrap(), (spare, false));
+    // Where one of the pack's old ones may be another file's too, one more is kept.
+    space.free_directory(spare);
+    space.foreign.insert(Offset(START));
+    let (second, is_new) = space.take_spare_directory(&medium, PAGE).unwrap();
+    assert_eq!((second, is_new, space.directories.len()), (spare, false, 3));
+    space.has_new_directory();
+    assert!(space.has_directory && space.owns_directory);
 }
 
 #[test]
@@ -441,7 +466,7 @@ impl Pack {
     fn new() -> Pack {
         let (directory, medium) = file();
         let mut space = empty();
-        let directories = [(); 3].map(|()| space.take_directory(&medium, PAGE).unwrap()).to_vec();
+        let directories = [(); 3].map(|()| space.take_directory(&medium, PAGE).unwrap().0).to_vec();
         space.promise(&medium, 0, 1).unwrap();
         let segments: Vec<Offset> = space.segments.iter().rev().map(|segment| segment.0).collect();
         let newest = Superblock {
@@ -509,7 +534,7 @@ fn what_an_unreadable_directory_may_name_is_free_once_its_superblock_is_gone() {
     let mut space = pack.learned(Some(&pack.older)).unwrap();
     assert!(space.segments.is_empty() && space.directories.is_empty());
     space.release_retired(9);
-    assert_eq!((space.segments.len(), space.directories.len()), (14, 2));
+    assert_eq!((space.gather_segments(14), space.segments.len(), space.directories.len()), (0, 14, 2));
     make_unreadable(0);
     assert!(matches!(pack.learned(None), Err(Error::Io { .. })));
 }
@@ -522,14 +547,14 @@ fn what_neither_superblock_reaches_is_free() {
     assert_eq!((space.end().0, space.run().0), (pack.newest.end.get(), pack.newest.run.get()));
     let free = |space: &Space| space.segments.iter().rev().map(|segment| segment.0).collect::<Vec<_>>();
     assert_eq!(free(&space), pack.segments[3..], "those at the start are taken first");
-    assert_eq!(space.directories, [pack.directories[2]]);
+    assert_eq!(space.directories, [(pack.directories[2], false)]);
     assert_eq!(space.index_bytes(), ((17 + 3 * 2) * PAGE, 2));
     assert_eq!(space.total_segments, 16);
     space.release_retired(8);
     assert_eq!(free(&space).len(), 13);
     space.release_retired(9);
-    assert_eq!(free(&space).len(), 14);
-    assert_eq!(space.directories, [pack.directories[2], pack.directories[1]]);
+    assert_eq!((space.gather_segments(14), free(&space).len()), (0, 14));
+    assert_eq!(space.directories, [2, 1].map(|number| (pack.directories[number], false)));
     space.learn(&pack.medium, &pack.newest, None).unwrap();
     assert_eq!(free(&space).len(), 14, "what is known is not learned again");
 
@@ -553,7 +578,7 @@ fn regions_without_their_place_on_a_full_disk_stay_unused() {
     let space = pack.learned(None).unwrap();
     let free: Vec<Offset> = space.segments.iter().rev().map(|segment| segment.0).collect();
     assert_eq!(free, pack.segments[1..8], "a store into the others could need space");
-    assert_eq!(space.directories, [pack.directories[1]]);
+    assert_eq!(space.directories, [(pack.directories[1], false)]);
     pack.directory.set_capacity(u64::MAX);
     let space = pack.learned(None).unwrap();
     assert_eq!((space.segments.len(), space.directories.len()), (14, 2), "now they have got theirs");
@@ -565,7 +590,7 @@ fn more_regions_than_a_file_has_bytes_for_are_forged() {
     let mut space = Space::new(&pack.newest, u64::MAX);
     space.known = true;
     space.keep_segments(&pack.medium, 4000).unwrap();
-    let (first, large) = (space.run().0 + PAGE, space.take_directory(&pack.medium, 8 << 20).unwrap());
+    let (first, large) = (space.run().0 + PAGE, space.take_directory(&pack.medium, 8 << 20).unwrap().0);
     pack.medium.punch(Offset(first), 4000 * PAGE).unwrap();
     pack.medium.punch(large.offset, large.bytes).unwrap();
     let bytes = pack.medium.blocks().unwrap();
@@ -573,7 +598,7 @@ fn more_regions_than_a_file_has_bytes_for_are_forged() {
     let mut space = Space::new(&newest, u64::MAX);
     space.learn(&pack.medium, &newest, None).unwrap();
     assert_eq!(to_u64(space.segments.len()), (2 * bytes + (1 << 20)) / PAGE);
-    assert!(!space.directories.contains(&large));
+    assert!(!space.directories.contains(&(large, false)));
     assert_eq!(space.directories.len(), 2);
 }
 

@@ -67,3 +67,55 @@ fn a_checkpoint_syncs_the_whole_file_where_commits_did_not_sync_the_log() {
     assert_eq!((durable.0, fast.0), (0, 1));
     assert!(durable.1 > fast.1, "ranges of the index are in it: {durable:?} {fast:?}");
 }
+
+#[test]
+fn what_a_checkpoint_beside_commits_can_do_before_is_done() {
+    let directory = SimDirectory::new(64 << 20);
+    let limit = 1 << 20;
+    let options = Store::options().max_bytes(limit);
+    let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let (mut grown, mut left) = (0, 0);
+    for number in 0..60_u32 {
+        let before = lock(&writer.superblocks).newest.end.get();
+        let digest = store.put(&[number.to_le_bytes(); 1 << 10].concat()).unwrap().digest;
+        let end = lock(&writer.space).end().0;
+        writer.checkpoint_beside_commits().unwrap();
+        let expected = writer.medium().reserved().pop().unwrap();
+        assert_eq!(expected, (end - before).min(limit - end), "as much as came, within the limit");
+        (grown, left) = (grown + u32::from(expected == end - before), left + u32::from(expected != end - before));
+        let named = lock(&writer.superblocks).newest.directory.get();
+        let live = lock(&writer.applied).table.live();
+        assert_ne!(live.directory.0, named, "the next change need not copy it");
+        store.reference(&digest).unwrap();
+        assert_eq!(lock(&writer.applied).table.live(), live);
+        if end + (end - before) > limit {
+            break;
+        }
+    }
+    assert!(grown > 1 && left == 1, "{grown}, {left}");
+    // Where nothing was committed there is nothing to do, and the copy is not kept.
+    let sequence_and_end = || {
+        writer.checkpoint_beside_commits().unwrap();
+        (lock(&writer.superblocks).newest.sequence.get(), lock(&writer.space).end())
+    };
+    let first = sequence_and_end();
+    assert_eq!([sequence_and_end(), sequence_and_end()], [first; 2]);
+}
+
+/// A checkpoint may make the live directory deeper than any batch on its way was promised.
+#[test]
+fn batches_behind_others_are_promised_the_live_directory_at_least() {
+    let (_, store) = create(Durability::PowerLoss);
+    let digests: Vec<_> = (0..300_u32).map(|number| store.put(&number.to_le_bytes()).unwrap().digest).collect();
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let decide = |operation: Operation| writer.decide(&mut lock(&writer.state), &mut operation.into()).unwrap();
+    decide(Operation::Reference(digests[0])).unwrap();
+    lock(&writer.state).depth_promised = 0;
+    let (ticket, _) = decide(Operation::Dereference(digests[1])).unwrap();
+    let live = lock(&writer.applied).table.live().depth;
+    assert!(live > 0 && lock(&writer.state).depth_promised >= live);
+    writer.wait_for(ticket).unwrap();
+}

@@ -65,7 +65,7 @@ impl Builder {
         let words: Vec<u64> = (self.entries.iter())
             .flat_map(|(_, local, entry)| std::iter::repeat_n(entry.pack(), 1 << (depth - local)))
             .collect();
-        let region = space.take_directory(medium, directory_bytes(depth))?;
+        let (region, _) = space.take_directory(medium, directory_bytes(depth))?;
         self.table.store(medium, region.offset, &words)?;
         self.table.dirty.push(region);
         self.table.directory_bytes = region.bytes;

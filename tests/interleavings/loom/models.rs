@@ -48,6 +48,8 @@ models! {
     a_region_that_is_used_again_hides_nothing_from_the_fast_path: 1,
     a_directory_that_is_used_again_hides_nothing: 2,
     a_directory_that_is_used_again_hides_nothing_from_the_fast_path: 2,
+    a_directory_that_is_copied_into_hides_nothing: 2,
+    a_directory_that_is_copied_into_hides_nothing_from_the_fast_path: 2,
     a_record_is_found_while_its_segment_is_copied: 2,
     counts_are_never_torn: 2,
     counts_do_not_go_back_while_their_segment_is_copied: 1,
@@ -327,6 +329,35 @@ fn a_directory_that_is_used_again_hides_nothing() {
 
 fn a_directory_that_is_used_again_hides_nothing_from_the_fast_path() {
     directory_used_again(find_fast);
+}
+
+/// The same where directories are copied before checkpoints: the one that the reader may be in is copied into.
+fn directory_copied_into(find: Find) {
+    let mut writer = Writer::new();
+    let (low, high, new) = (Content::new(0, 1, 0, 0), Content::new(1, 1, 0, 0), Content::new(0, 1, 0, 1));
+    writer.put(&low, 0);
+    writer.put(&high, 1);
+    writer.checkpoint_with_copy(1);
+    let before = writer.table.live().directory;
+    let reads = move |view: View<Medium>| assert_eq!(find(&view, &high), Some(1));
+    beside(&mut writer, reads, |writer| {
+        writer.checkpoint_with_copy(2);
+        writer.put(&new, 2);
+        // Two free ones are kept, and may be taken before it.
+        let mut sequences = 3..8;
+        while writer.table.live().directory != before {
+            writer.checkpoint_with_copy(sequences.next().expect("it comes free"));
+        }
+    });
+    assert_eq!((writer.table.live().directory, writer.table.live().depth), (before, 1), "it is the one that was");
+}
+
+fn a_directory_that_is_copied_into_hides_nothing() {
+    directory_copied_into(find);
+}
+
+fn a_directory_that_is_copied_into_hides_nothing_from_the_fast_path() {
+    directory_copied_into(find_fast);
 }
 
 /// A recovery beside a reader of the dead writer: its index first, then the notice.

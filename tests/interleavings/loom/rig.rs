@@ -133,10 +133,21 @@ impl Writer {
         self.space.reserve_directories(self.medium.as_ref(), 4096).expect("a model has room");
     }
 
-    /// A checkpoint: what it freezes is not stored into again, and what only earlier ones named is free.
+    /// A checkpoint: what it freezes is not stored into again; what only earlier ones named is free, and taken next.
     pub fn checkpoint(&mut self, sequence: u64) {
         self.table.freeze(sequence);
         self.space.freeze();
+        self.space.release_retired(sequence);
+        self.space.gather_segments(u64::MAX);
+    }
+
+    /// A checkpoint before which the directory was copied, for the time after it.
+    pub fn checkpoint_with_copy(&mut self, sequence: u64) {
+        self.table.begin_successor(self.medium.as_ref(), &mut self.space).expect("a model has room");
+        while self.table.continue_successor(&self.view, &mut self.space).expect("the index is sound") {}
+        self.table.freeze(sequence);
+        self.space.freeze();
+        self.table.succeed(&self.view, &mut self.space).expect("a model takes every store");
         self.space.release_retired(sequence);
     }
 
