@@ -139,6 +139,10 @@ impl<M: Medium> Writer<M> {
 
     fn checkpoint_unless_poisoned(&self, superblocks: &mut Superblocks, features: u64) -> Result<()> {
         let result = self.checkpoint_with(superblocks, features);
+        if lock(&self.state).images_since_checkpoint == 0 {
+            // Nobody has committed beside it, so that there is no need for room.
+            self.medium.give_room_back();
+        }
         match &result {
             // Nothing was begun.
             Err(Error::NoSpace { .. } | Error::LimitReached { .. }) | Ok(()) => {}

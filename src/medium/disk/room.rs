@@ -3,8 +3,8 @@
 //! ext4 keeps a map of each group of blocks on the disk, and reads it when it first looks for room in that group. On a
 //! disk that a checkpoint keeps busy whoever makes the file grow waits for that, up to a tenth of a second here. So the
 //! room that commits are expected to take beside a checkpoint is reserved before. The file keeps its length, so nothing
-//! of the format knows of it. What was not used is given back with the lock, and before a compaction; what a killed
-//! process has left, when the pack is next opened for writing.
+//! of the format knows of it. What was not used is given back with the lock, before a compaction and after a checkpoint
+//! that nobody commits beside; what a killed process has left, when the pack is next opened for writing.
 
 use std::io;
 use std::sync::atomic::Ordering;
