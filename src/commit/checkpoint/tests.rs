@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::batch::Operation;
+use crate::commit::Tuning;
 use crate::medium::{Action, Sim, SimDirectory};
-use crate::store::Store;
+use crate::store::{How, Store};
 
 fn create(durability: Durability) -> (SimDirectory, Store<Sim>) {
     let directory = SimDirectory::new(64 << 20);
@@ -118,4 +119,38 @@ fn batches_behind_others_are_promised_the_live_directory_at_least() {
     let live = lock(&writer.applied).table.live().depth;
     assert!(live > 0 && lock(&writer.state).depth_promised >= live);
     writer.wait_for(ticket).unwrap();
+}
+
+#[test]
+fn what_is_committed_while_the_directory_is_copied_is_there_after_the_checkpoint() {
+    let tuning = Tuning { slots: 4, ..Tuning::default() };
+    let directory = SimDirectory::new(64 << 20);
+    let options = Store::options().tuning(tuning);
+    let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let mut digests = Vec::new();
+    let (mut copied, mut pieces) = (0, 0);
+    for round in 0..12_u32 {
+        lock(&writer.applied).table.begin_successor(writer.medium().as_ref(), &mut lock(&writer.space)).unwrap();
+        for number in 0..40_u32 {
+            digests.push(store.put(&(100 * round + number).to_le_bytes()).unwrap().digest);
+            pieces += u32::from(number < 36 && writer.copy_piece().unwrap());
+        }
+        while writer.copy_piece().unwrap() {}
+        store.checkpoint().unwrap();
+        let named = lock(&writer.superblocks).newest.directory.get();
+        copied += u32::from(lock(&writer.applied).table.live().directory.0 != named);
+        digests.push(store.put(&(100 * round + 99).to_le_bytes()).unwrap().digest);
+    }
+    assert!(copied > 3 && pieces > 30, "{copied}, {pieces}");
+    // Another process after the end of this one, which made no last checkpoint.
+    let after = SimDirectory::new(64 << 20);
+    after.insert("a.pack", directory.bytes("a.pack").unwrap());
+    let again = Store::options().open_in(after.open("a.pack", true).unwrap(), How::Open).unwrap().unwrap();
+    for store in [&store, &again] {
+        assert!(digests.iter().all(|digest| store.contains(digest).unwrap()));
+        assert_eq!(store.stats().unwrap().blobs, digests.len() as u64);
+        assert!(store.verify().unwrap().damage.is_empty());
+    }
 }
