@@ -154,3 +154,23 @@ fn what_is_committed_while_the_directory_is_copied_is_there_after_the_checkpoint
         assert!(store.verify().unwrap().damage.is_empty());
     }
 }
+
+/// The live directory is then one that may be stored into, though no segment is.
+#[test]
+fn batches_that_overlap_a_checkpoint_after_a_copied_directory_are_promised_another() {
+    let (_, store) = create(Durability::PowerLoss);
+    let digest = store.put(b"a blob").unwrap().digest;
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    writer.checkpoint_beside_commits().unwrap();
+    let free = || lock(&writer.space).secure_directories(writer.medium().as_ref(), PAGE_BYTES, 9);
+    while free() > 0 {
+        lock(&writer.space).take_directory(writer.medium().as_ref(), PAGE_BYTES).unwrap();
+    }
+    let (ticket, _) =
+        writer.decide(&mut lock(&writer.state), &mut Operation::Dereference(digest).into()).unwrap().unwrap();
+    assert_eq!(free(), 0, "it needs none as long as there is no checkpoint");
+    writer.checkpoint_unless_poisoned(&mut lock(&writer.superblocks), features::NAMES).unwrap();
+    assert_eq!(free(), 3, "two that were made for it, and one that no superblock names any more");
+    writer.wait_for(ticket).unwrap();
+}
