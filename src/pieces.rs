@@ -50,6 +50,7 @@ impl<T> IntoIterator for Pieces<T> {
 #[cfg(test)]
 mod tests {
     use super::Pieces;
+    use crate::format::to_usize;
 
     #[test]
     fn all_items_come_out_in_the_order_in_which_they_came() {
@@ -67,7 +68,7 @@ mod tests {
             assert_eq!(cloned.into_iter().collect::<Vec<u32>>(), (0..=first + second).collect::<Vec<u32>>());
             let piece = all.take_piece();
             let longest = if first == 0 { second } else { first }.min(4);
-            assert_eq!(piece.len() as u32, longest, "pieces are filled");
+            assert_eq!(piece.len(), to_usize(longest.into()), "pieces are filled");
             assert_eq!([piece, all.into_iter().collect()].concat(), (0..first + second).collect::<Vec<u32>>());
         }
     }

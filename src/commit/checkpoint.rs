@@ -170,7 +170,7 @@ impl<M: Medium> Writer<M> {
             // from here on.
             let images = state.in_flight.waiting.iter().map(|(_, outcome)| outcome.images.len() as u64).sum();
             let copies = space.copies_of_new(images);
-            if copies > 0 || images > 0 && space.has_directory() {
+            if images > 0 && space.has_directory() {
                 // The directory that they were promised room for may be the one that is frozen now.
                 let depth = state.depth_promised.max(applied.table.live().depth);
                 space.reserve_directories(self.medium.as_ref(), directory_bytes(depth))?;
