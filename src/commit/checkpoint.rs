@@ -27,7 +27,7 @@ use zerocopy::little_endian::U64;
 use super::{Durability, State, Writer, lock};
 use crate::error::{Error, Result};
 use crate::format::{Offset, PAGE_BYTES, Superblock, directory_bytes, features};
-use crate::medium::Medium;
+use crate::medium::{Medium, is_full};
 use crate::space::{runs, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::sync::Ordering;
@@ -107,13 +107,24 @@ impl<M: Medium> Writer<M> {
         self.copy_directory().inspect_err(|error| self.poison(error))?;
         let result = self.checkpoint_unless_poisoned(&mut superblocks, 0);
         if result.is_err() {
-            lock(&self.applied).table.give_up_successor(&mut lock(&self.space));
+            self.give_up_copy();
         }
         result
     }
 
-    /// Has the index copy its live directory for the time after the freeze.
+    /// Has the index copy its live directory for the time after the freeze, where there is room for that.
     fn copy_directory(&self) -> Result<()> {
+        match self.copy_pieces() {
+            // Where all data are written elsewhere each time, a store may find the disk full.
+            Err(Error::Io { source, .. }) if is_full(&source) => {
+                self.give_up_copy();
+                Ok(())
+            }
+            copied => copied,
+        }
+    }
+
+    fn copy_pieces(&self) -> Result<()> {
         {
             let mut applied = lock(&self.applied);
             self.check()?;
@@ -124,6 +135,10 @@ impl<M: Medium> Writer<M> {
             self.medium.pause();
         }
         Ok(())
+    }
+
+    fn give_up_copy(&self) {
+        lock(&self.applied).table.give_up_successor(&mut lock(&self.space));
     }
 
     fn copy_piece(&self) -> Result<bool> {

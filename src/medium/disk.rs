@@ -55,7 +55,7 @@ pub struct Disk {
     mapping: Mutex<()>,
     /// Held while the file grows, so that no growth undoes another.
     allocating: Mutex<()>,
-    /// There may be room behind the file's end that was reserved.
+    /// There may be room behind the file's end: reserved by this handle, or by a process before it that was killed.
     has_room: AtomicBool,
     /// A length that the file had: it has at least this one still, as it is never shrunk.
     length_seen: AtomicU64,
@@ -115,7 +115,7 @@ impl Disk {
             map: ArcSwapOption::empty(),
             mapping: Mutex::new(()),
             allocating: Mutex::new(()),
-            has_room: AtomicBool::new(false),
+            has_room: AtomicBool::new(true),
             length_seen: AtomicU64::new(0),
             syncs_apart: AtomicBool::new(false),
             stores_by_pwrite,

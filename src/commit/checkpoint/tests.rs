@@ -4,7 +4,7 @@
 use super::*;
 use crate::batch::Operation;
 use crate::commit::Tuning;
-use crate::medium::{Action, Sim, SimDirectory};
+use crate::medium::{Action, Fault, Sim, SimDirectory};
 use crate::store::{How, Store};
 
 fn create(durability: Durability) -> (SimDirectory, Store<Sim>) {
@@ -173,4 +173,24 @@ fn batches_that_overlap_a_checkpoint_after_a_copied_directory_are_promised_anoth
     writer.checkpoint_unless_poisoned(&mut lock(&writer.superblocks), features::NAMES).unwrap();
     assert_eq!(free(), 3, "two that were made for it, and one that no superblock names any more");
     writer.wait_for(ticket).unwrap();
+}
+
+/// It is there only to save time.
+#[test]
+fn a_full_disk_costs_no_more_than_the_copy_of_the_directory() {
+    let (directory, store) = create(Durability::PowerLoss);
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let mut struck = 0;
+    for number in 0..12_u32 {
+        store.put(&number.to_le_bytes()).unwrap();
+        directory.fail_step((number % 4).into(), Fault::Full);
+        writer.copy_directory().unwrap();
+        struck += u32::from(!directory.clear_fault());
+        writer.give_up_copy();
+    }
+    assert!(struck > 3, "{struck}");
+    store.put(b"a blob").unwrap();
+    writer.checkpoint_beside_commits().unwrap();
+    assert_eq!(store.stats().unwrap().blobs, 13);
 }

@@ -55,23 +55,21 @@ impl Disk {
     /// Gives back what is reserved, and what a process that was killed had reserved.
     pub(super) fn give_back_room(&self) {
         let _alone = lock(&self.allocating);
-        if self.lock.is_held() && sys::searches_for_room(&self.file) {
-            self.cut_room();
-        }
+        self.cut_room();
     }
 
-    /// Gives back the lock, and what is reserved, if anything.
+    /// The same, and the lock.
     pub(super) fn give_back_lock(&self) {
         let _alone = lock(&self.allocating);
-        if self.has_room.load(Ordering::Relaxed) {
-            self.cut_room();
-        }
+        self.cut_room();
         self.lock.release();
     }
 
     fn cut_room(&self) {
-        self.has_room.store(false, Ordering::Relaxed);
-        // To set the length that a file has frees the blocks behind it. Where that fails the next writer does it.
-        let _ = self.length().and_then(|length| self.file.set_len(length));
+        // Without the lock the file may grow by another process.
+        if self.lock.is_held() && self.has_room.swap(false, Ordering::Relaxed) && sys::searches_for_room(&self.file) {
+            // To set the length that a file has frees the blocks behind it. Where that fails the next writer does it.
+            let _ = self.length().and_then(|length| self.file.set_len(length));
+        }
     }
 }
