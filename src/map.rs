@@ -17,7 +17,7 @@ mod raw;
 #[cfg(not(loom))]
 mod raw;
 
-pub use raw::{Front, Map};
+pub use raw::{Front, Map, Window, is_same_line};
 
 /// One word of a map, in bytes.
 const WORD_BYTES: u64 = 8;
@@ -131,19 +131,40 @@ mod tests {
         assert!(map.bytes(Offset(3), 62).is_none());
         assert!(map.bytes(Offset(8), u64::MAX).is_none());
         assert!(Map::memory(0).word(Offset(0)).is_none());
-        let front = map.front(1).unwrap();
-        assert_eq!(front.bytes(Offset(3), 61), map.bytes(Offset(3), 61));
-        assert_eq!(front.bytes(Offset(64), 0), Some(&[][..]));
-        for (offset, length) in [(3, 62), (65, 0), (8, u64::MAX), (u64::MAX, 8)] {
-            assert!(front.bytes(Offset(offset), length).is_none(), "{length} bytes at {offset}");
+    }
+
+    #[test]
+    fn a_window_shows_what_the_file_is_known_to_have() {
+        let window = Window::of(Map::memory(192));
+        assert!(window.front().line(0).is_none() && window.front().frame(Offset(0), 0).is_none());
+        window.extend(127);
+        assert!(window.front().line(0).is_some() && window.front().line(1).is_none());
+        window.extend(u64::MAX);
+        window.extend(64);
+        let front = window.front();
+        assert!(front.line(2).is_some() && front.line(3).is_none() && front.line(usize::MAX).is_none());
+        assert!(front.word(23).is_some() && front.word(24).is_none());
+        assert!(front.lines::<2>(1).is_some() && front.lines::<2>(2).is_none());
+        assert!(front.lines::<2>(usize::MAX).is_none() && front.lines::<4>(0).is_none());
+        let (header, payload) = front.frame(Offset(64), 64).unwrap();
+        assert_eq!((header, payload), (&[0; 64], &[0; 64][..]));
+        assert!(front.frame(Offset(128), 0).is_some_and(|(_, payload)| payload.is_empty()));
+        for (offset, payload) in [(64, 65), (129, 0), (192, 0), (0, u64::MAX), (u64::MAX, 8), (u64::MAX - 63, 0)] {
+            assert!(front.frame(Offset(offset), payload).is_none(), "{payload} bytes behind a header at {offset}");
         }
-        assert!(front.line(0).is_some() && front.line(1).is_none() && front.line(usize::MAX).is_none());
-        assert!(front.word(7).is_some() && front.word(8).is_none() && map.front(2).is_none());
-        assert!(
-            front.lines::<1>(0).is_some() && front.lines::<2>(0).is_none() && front.lines::<2>(usize::MAX).is_none()
-        );
         front.prefetch(Offset(0));
         front.prefetch(Offset(u64::MAX));
+    }
+
+    #[test]
+    fn lines_are_the_same_where_all_their_words_are() {
+        let line = [1, 2, 3, 4, 5, 6, 7, u64::MAX];
+        assert!(is_same_line(line, line));
+        for bit in 0..512 {
+            let mut other = line;
+            other[bit / 64] ^= 1 << (bit % 64);
+            assert!(!is_same_line(line, other) && !is_same_line(other, line), "bit {bit}");
+        }
     }
 
     #[test]

@@ -138,7 +138,16 @@ impl<M: Medium> Reader<M> {
     /// Those of a damaged pack.
     #[inline]
     pub fn find(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
-        match self.view().find_payload(digest) {
+        match self.view().find_near_home(digest) {
+            Some(bytes) => Ok(Some(BlobRef { bytes })),
+            None => self.find_farther(digest),
+        }
+    }
+
+    /// What is not near its home.
+    #[inline(never)]
+    fn find_farther(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
+        match self.view().find_farther(digest) {
             Ok(bytes) => Ok(Some(BlobRef { bytes })),
             Err(Miss::Absent) => Ok(None),
             Err(Miss::Unsure) => self.find_carefully(digest),

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, live, to_usize};
+use crate::index::home::NEAR;
 use crate::index::tag::Tagger;
 use crate::log::name_in;
-use crate::map::{Front, LINE_BYTES, Map};
+use crate::map::{Front, Map, Window};
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering, Word};
@@ -30,15 +31,19 @@ pub struct View<M> {
     overlay: Option<Overlay>,
     /// The file's length when it was last asked for. Only ever grows.
     length: AtomicU64,
-    /// How many cache lines of the file the fast path may look at: none in a view that recovered for itself.
-    front_lines: AtomicU64,
+    /// What the fast path looks at: nothing in a view that recovered for itself.
+    window: Window,
     marker: u64,
     tagger: Tagger,
     slots: u32,
+    /// The last slot that has all those that the fast path looks at behind it.
+    last_near: u32,
     /// Where the live word is: in the file's live page, or in the overlay.
     live: Offset,
     /// The notice of the live page that this view was made under.
     notice: u64,
+    /// What it is while this view is true.
+    settled_notice: u64,
 }
 
 impl<M: Medium> View<M> {
@@ -53,17 +58,19 @@ impl<M: Medium> View<M> {
         let map = medium.map(length).map_err(|e| Error::io("map", medium.path(), e))?;
         let mut view = View {
             medium,
+            window: Window::of(map.clone()),
             map,
             overlay: None,
             length: AtomicU64::new(length),
-            front_lines: AtomicU64::new(0),
             marker: identity.marker.get(),
             tagger: Tagger::new(&identity.secret),
             slots,
+            last_near: slots.saturating_sub(NEAR),
             live: live::WORD,
             notice: 0,
+            settled_notice: 0,
         };
-        view.notice = view.file_word(live::NOTICE).unwrap_or(0);
+        view.take_notice(view.file_word(live::NOTICE).unwrap_or(0));
         view.extend_front(length);
         Ok(view)
     }
@@ -72,7 +79,7 @@ impl<M: Medium> View<M> {
     pub fn with_overlay(mut self, map: Arc<Map>, start: Offset, live: Offset) -> View<M> {
         self.overlay = Some(Overlay { map, start: start.0 });
         self.live = live;
-        self.front_lines = AtomicU64::new(0);
+        self.window = Window::of(self.map.clone());
         self
     }
 
@@ -83,19 +90,27 @@ impl<M: Medium> View<M> {
         let map = self.medium.map(length).map_err(|e| Error::io("map", self.medium.path(), e))?;
         let mut view = View {
             medium: self.medium.clone(),
+            window: Window::of(map.clone()),
             map,
             overlay: self.overlay.as_ref().map(|o| Overlay { map: o.map.clone(), start: o.start }),
             length: AtomicU64::new(length),
-            front_lines: AtomicU64::new(0),
             marker: self.marker,
             tagger: self.tagger.clone(),
             slots: self.slots,
+            last_near: self.last_near,
             live: self.live,
             notice: 0,
+            settled_notice: 0,
         };
-        view.notice = if self.is_private() { self.notice } else { view.file_word(live::NOTICE).unwrap_or(0) };
+        let now = if self.is_private() { self.notice } else { view.file_word(live::NOTICE).unwrap_or(0) };
+        view.take_notice(now);
         view.extend_front(length);
         Ok(view)
+    }
+
+    fn take_notice(&mut self, notice: u64) {
+        self.notice = notice;
+        self.settled_notice = notice & !live::SUPERSEDED;
     }
 
     /// Whether both look through the same map.
@@ -121,6 +136,12 @@ impl<M: Medium> View<M> {
     /// Slots a segment.
     pub fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// The last slot that has [`NEAR`] slots from it on behind it; 0 in a segment of fewer.
+    #[inline]
+    pub fn last_near(&self) -> u32 {
+        self.last_near
     }
 
     /// Whether this view recovered for itself.
@@ -184,20 +205,20 @@ impl<M: Medium> View<M> {
 
     /// The file as long as it was when last asked; nothing of it for a view that recovered for itself.
     #[inline]
-    pub fn front(&self) -> Option<Front<'_>> {
-        self.map.front(to_usize(self.front_lines.load(Ordering::Relaxed)))
+    pub fn front(&self) -> Front<'_> {
+        self.window.front()
     }
 
     fn extend_front(&self, file_bytes: u64) {
         if self.overlay.is_none() {
-            self.front_lines.fetch_max(file_bytes.min(self.map.length()) / LINE_BYTES, Ordering::Relaxed);
+            self.window.extend(file_bytes);
         }
     }
 
     /// What the notice is while this view is true.
     #[inline]
     pub fn settled_notice(&self) -> u64 {
-        self.notice & !live::SUPERSEDED
+        self.settled_notice
     }
 
     /// Mutable shared words: of the live page, a directory or a segment. `None` where the file or the map is too short.

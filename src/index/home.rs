@@ -1,15 +1,15 @@
 //! The fast path of a lookup.
 //!
 //! Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are
-//! fast where the next begins while this one waits, for which few instructions may lie between: so the map is looked at
-//! in cache lines, with one bounds check for those that are used together, and the unpredictable choice between the
-//! three slots near home, where 19 hits out of 20 are, is not a branch. Whether the frame is the blob's is one, so that
-//! the caller's loads need not wait for the answer.
+//! fast where the next begins while this one waits, for which few instructions may lie between: so all of it is a part
+//! of what asks, the map is looked at in cache lines, with one bounds check for those that are used together, and where
+//! a record is not in one of the three slots near home, as 19 hits out of 20 are, a function of its own goes on.
+//! Whether the frame is the blob's is a branch, so that the caller's loads need not wait for the answer.
 //!
 //! # What a get costs
 //!
 //! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts some
-//! 258,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 171
+//! 41,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 138
 //! instructions (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the
 //! digest. Of cache lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB
 //! for a million records; two or three of slots and the frame header's, which are waited for; and what the caller
@@ -17,35 +17,35 @@
 //! have to be known.
 //!
 //! A profile of random gets of a million blobs of 256 bytes, when two slots were looked at, had 45 of 100 samples at
-//! the slot's first word and 38 at the frame's. The waits alone are short where they don't depend on each other: in
-//! loops of their own 29 ns for a slot and 23 for a frame with its payload. One after the other, by no more than the
-//! instructions that they need and without bounds checks, the same lookups took 117 ns where `get` took 160 and a hash
-//! map in memory 42. A processor holds some 450 instructions, so few gets wait at a time, and ten of the map's. One get
-//! in twenty goes past the first slots: nobody foresees that, and what was begun of the next gets is thrown away.
+//! the slot's first word and 38 at the frame's. That is not for want of memory: in a loop of 12 instructions the same
+//! loads, of a slot and of three lines of the frame that it names, take 21 ns, where one such wait alone takes 166. It
+//! is the 448 instructions that a processor of this kind (Zen 5) has on their way at a time: one more in each turn of
+//! that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. The time falls in steps, as one more get has its
+//! first load among the 448: a get took 158 ns with 171 instructions and 153 with 148; with 138 it takes 130. The map
+//! in memory, with half as many, takes 43. One get in twenty goes past the first slots: nobody foresees that, and what
+//! was begun of the next gets is thrown away.
 //!
-//! What was tried and did not pay: four slots at once (slower by an eighth: it is memory that is short), for unknown
-//! digests eight slots at once in place of one after the other up to an empty one, which no branch foresees (slower by
-//! a quarter, for the same reason), or the header and the next three slots loaded ahead (nothing), all of it inlined
-//! (15 instructions less, and no time), no check of the notice, marker, offset and length (5 % less time), huge pages
-//! for the index (a tenth at most, within the noise), and segments of 31, 127 and 255 slots in place of 63: with the
-//! first puts take 1.6 times as long and the index is 1.75 times as large, the others are level and their index a tenth
-//! larger.
+//! What was tried and did not pay: four slots at once (27 ns more), each slot only after the one before it (8 ns more),
+//! the choice between them by arithmetic (15 ns more: as a branch, which the compiler makes of it in most places, it
+//! is taken back often, but what was loaded meanwhile stays), the tag or all of where it looked handed on to
+//! `find_farther` (misses take 10 ns less, hits as much more), for unknown digests eight slots at once (slower by a
+//! quarter), or the header and the next three slots loaded ahead (nothing), no check of the notice, marker, offset and
+//! length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the
+//! noise), and segments of 31, 127 and 255 slots in
+//! place of 63: with the first puts take 1.6 times as long and the index is 1.75 times as large, the others are level
+//! and their index a tenth larger.
 //!
 //! Not built: a line of fingerprints in each segment, a byte a slot. Beside a pack of a million blobs an unknown digest
-//! takes 26 ns with such lines in a model, 90 by the loop of `find_farther` alone, and 147 as it is; a known one takes
-//! 8 % longer with them. The format would have to change.
+//! takes 26 ns with such lines in a model, 90 by the loop of `find_in_segment` alone, and 147 as it is; a known one
+//! takes 8 % longer with them. The format would have to change.
 
 use std::hint::{cold_path, select_unpredictable};
 
-use zerocopy::FromBytes;
-
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
-use crate::format::{
-    Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
-};
+use crate::format::{Entry, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize};
 use crate::index::probe::{Segment, directory_index, probes};
-use crate::map::{Front, LINE_BYTES, Line};
+use crate::map::{Front, LINE_BYTES, Line, is_same_line};
 use crate::medium::Medium;
 use crate::sync::Ordering;
 use crate::view::View;
@@ -54,7 +54,10 @@ use crate::view::View;
 const TOGETHER: usize = 16;
 
 /// So many slots are looked at first.
-pub(super) const NEAR: u32 = 3;
+pub const NEAR: u32 = 3;
+
+/// Kind and algorithm, as the second word of a header has them.
+const KIND: u64 = u64::from_le_bytes([Kind::Blob as u8, Algorithm::Sha256.code(), 0, 0, 0, 0, 0, 0]);
 
 /// Where a search begins.
 #[derive(Clone, Copy)]
@@ -62,8 +65,8 @@ struct Home {
     tag: u64,
     /// The cache line of the segment's header.
     segment: usize,
-    /// The cache line of the first slot that is looked at.
-    first: usize,
+    /// The cache line before the first slot that is looked at.
+    before: usize,
 }
 
 /// Where a slot says that a blob is: the frame decides.
@@ -83,19 +86,22 @@ pub enum Miss {
 }
 
 impl<M: Medium> View<M> {
-    /// The payload of a blob with a SHA-256; of others it knows nothing. Never inlined, so that what calls it is.
-    #[inline(never)]
+    /// The payload of a blob with a SHA-256; of others it knows nothing.
     pub fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss> {
+        self.find_near_home(digest).map_or_else(|| self.find_farther(digest), Ok)
+    }
+
+    /// The payload of a blob with a SHA-256 whose record is near its home; of others it knows nothing. A part of what
+    /// asks, as each instruction counts.
+    #[inline(always)]
+    pub fn find_near_home(&self, digest: &Digest) -> Option<&[u8]> {
         if digest.algorithm() != Algorithm::Sha256 {
-            return Err(Miss::Unsure);
+            return None;
         }
-        let front = self.front().ok_or(Miss::Unsure)?;
-        let tag = self.tagger().of_blob(digest);
-        let home = self.home_of(front, tag).ok_or(Miss::Unsure)?;
-        match self.look_near_home(front, &home).and_then(|hint| self.payload_at(front, hint, digest)) {
-            Some(payload) => Ok(payload),
-            None => self.find_farther(front, tag, digest),
-        }
+        let front = self.front();
+        let home = self.home_of(front, self.tagger().of_sha256(digest))?;
+        let hint = self.look_near_home(front, &home)?;
+        self.payload_at(front, hint, digest)
     }
 
     /// Payloads of several blobs from slots near home, each step for all of them before the next: while one waits for
@@ -107,18 +113,16 @@ impl<M: Medium> View<M> {
         digests: &[Digest],
         mut done: impl FnMut(&Digest, Option<&'v [u8]>) -> Result<()>,
     ) -> Result<()> {
-        let Some(front) = self.front() else {
-            return digests.iter().try_for_each(|digest| done(digest, None));
-        };
+        let front = self.front();
         for digests in digests.chunks(TOGETHER) {
             let (mut homes, mut hints) = ([None; TOGETHER], [None; TOGETHER]);
             for (digest, home) in digests.iter().zip(&mut homes) {
                 if digest.algorithm() == Algorithm::Sha256 {
-                    *home = self.home_of(front, self.tagger().of_blob(digest));
+                    *home = self.home_of(front, self.tagger().of_sha256(digest));
                 }
                 if let Some(home) = home {
-                    front.prefetch(line_at(home.first));
-                    front.prefetch(line_at(home.first + 1));
+                    front.prefetch(line_at(home.before + 1));
+                    front.prefetch(line_at(home.before + 2));
                 }
             }
             for (home, hint) in homes.iter().zip(&mut hints) {
@@ -138,10 +142,9 @@ impl<M: Medium> View<M> {
     /// Begins to load two slots near the home of this tag, and the header of its segment: for those who know what they
     /// will look for soon.
     pub fn prefetch_slot(&self, tag: u64) {
-        if let Some(front) = self.front()
-            && let Some(home) = self.home_of(front, tag)
-        {
-            for line in [home.first, home.first + 1, home.segment] {
+        let front = self.front();
+        if let Some(home) = self.home_of(front, tag) {
+            for line in [home.before + 1, home.before + 2, home.segment] {
                 front.prefetch(line_at(line));
             }
         }
@@ -149,8 +152,8 @@ impl<M: Medium> View<M> {
 
     /// The same of the frame that this slot, which is there by now, leads to.
     pub fn prefetch_frame(&self, tag: u64) {
-        if let Some(front) = self.front()
-            && let Some(home) = self.home_of(front, tag)
+        let front = self.front();
+        if let Some(home) = self.home_of(front, tag)
             && let Some(hint) = self.look_near_home(front, &home)
         {
             front.prefetch(Offset(hint.id));
@@ -163,8 +166,8 @@ impl<M: Medium> View<M> {
     fn home_of(&self, front: Front<'_>, tag: u64) -> Option<Home> {
         let (_, entry) = self.entry_of(front, tag)?;
         let segment = line_of(entry.segment);
-        let first = home_slot(tag, self.slots()).min(self.slots().saturating_sub(NEAR));
-        Some(Home { tag, segment, first: segment + 1 + first as usize })
+        let first = home_slot(tag, self.slots()).min(self.last_near());
+        Some(Home { tag, segment, before: segment + first as usize })
     }
 
     /// The live word, and the directory's entry for a tag.
@@ -186,8 +189,7 @@ impl<M: Medium> View<M> {
     /// tag is no other's, wherever it stands.
     #[inline]
     fn look_near_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
-        let slots: &[Line; NEAR as usize] = front.lines(home.first)?;
-        // Only a guess at the slot, whose words are loaded in order after it.
+        let [_, slots @ ..]: &[Line; NEAR as usize + 1] = front.lines(home.before)?;
         let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
         let slot = select_unpredictable(is_in(0), 0, select_unpredictable(is_in(1), 1, 2));
         hint_of(&slots[slot], home.tag)
@@ -195,20 +197,17 @@ impl<M: Medium> View<M> {
 
     /// The payload of a blob in whichever slot its record is. It loads anew what the first look knew: few lookups come
     /// here, and the first is shorter so.
-    #[inline(never)]
-    fn find_farther<'v>(&self, front: Front<'v>, tag: u64, digest: &Digest) -> Result<&'v [u8], Miss> {
+    #[inline]
+    pub fn find_farther(&self, digest: &Digest) -> Result<&[u8], Miss> {
+        if digest.algorithm() != Algorithm::Sha256 {
+            return Err(Miss::Unsure);
+        }
+        let (front, tag) = (self.front(), self.tagger().of_blob(digest));
         let (live, entry) = self.entry_of(front, tag).ok_or(Miss::Unsure)?;
-        let header = line_of(entry.segment);
-        for slot in probes(home_slot(tag, self.slots()), self.slots()) {
-            let slot = front.line(header + 1 + slot as usize).ok_or(Miss::Unsure)?;
-            let there = u64::from_le(slot[0].load(Ordering::Acquire));
-            if there == TAG_EMPTY {
-                break;
-            }
-            if there == tag {
-                let payload = hint_of(slot, tag).and_then(|hint| self.payload_at(front, hint, digest));
-                return payload.ok_or(Miss::Unsure);
-            }
+        let (header, first) = (line_of(entry.segment), home_slot(tag, self.slots()));
+        let ends_near = first <= self.last_near() && ends_near(front, header + first as usize, tag);
+        if !ends_near && let Some(payload) = self.find_in_segment(front, header, tag, digest)? {
+            return Ok(payload);
         }
         let words = front.line(header).ok_or(Miss::Unsure)?;
         let segment = Segment { at: entry.segment, entry, live, words };
@@ -217,24 +216,56 @@ impl<M: Medium> View<M> {
         Err(if segment.is_of(tag) && segment.is_named() && still_live() { Miss::Absent } else { Miss::Unsure })
     }
 
+    /// The payload of a blob, slot by slot. `None` where the search ends with nothing found.
+    #[inline(never)]
+    fn find_in_segment<'v>(
+        &self,
+        front: Front<'v>,
+        header: usize,
+        tag: u64,
+        digest: &Digest,
+    ) -> Result<Option<&'v [u8]>, Miss> {
+        for slot in probes(home_slot(tag, self.slots()), self.slots()) {
+            let slot = front.line(header + 1 + slot as usize).ok_or(Miss::Unsure)?;
+            let there = u64::from_le(slot[0].load(Ordering::Acquire));
+            if there == TAG_EMPTY {
+                break;
+            }
+            if there == tag {
+                let payload = hint_of(slot, tag).and_then(|hint| self.payload_at(front, hint, digest));
+                return payload.map(Some).ok_or(Miss::Unsure);
+            }
+        }
+        Ok(None)
+    }
+
     /// The payload behind the frame that a slot speaks of, if that is this blob's.
     #[inline]
     fn payload_at<'v>(&self, front: Front<'v>, Hint { id, length }: Hint, digest: &Digest) -> Option<&'v [u8]> {
-        let frame = front.bytes(Offset(id), length.checked_add(64)?)?;
-        let (head, payload) = frame.split_first_chunk::<64>()?;
-        let head = FrameHeader::ref_from_bytes(head).ok()?;
-        let same = head.marker.get() == self.marker()
-            && [head.kind, head.algorithm] == [Kind::Blob as u8, Algorithm::Sha256.code()]
-            && head.offset.get() == id
-            && head.length.get() == length
-            && head.detail == digest.padded()[..32];
-        if !same {
+        let (head, payload) = front.frame(Offset(id), length)?;
+        let word = |bytes: &[u8; 64], number: usize| u64::from_le_bytes(bytes.as_chunks().0[number]);
+        let digest = |number| word(digest.padded(), number);
+        let head = |number| word(head, number);
+        // Neither flags nor checksum.
+        let found = [head(0), head(1) & 0xffff, head(2), head(3), head(4), head(5), head(6), head(7)];
+        let expected = [self.marker(), KIND, id, length, digest(0), digest(1), digest(2), digest(3)];
+        if !is_same_line(found, expected) {
             // A branch, and not a choice of the result that waits for the frame: the caller's loads need not wait.
             cold_path();
             return None;
         }
         Some(payload)
     }
+}
+
+/// Whether a search that begins behind this cache line ends at one of the slots near home with nothing found: most for
+/// unknown blobs do, and at which of the three nobody foresees.
+#[inline]
+fn ends_near(front: Front<'_>, before: usize, tag: u64) -> bool {
+    let Some([_, slots @ ..]) = front.lines::<{ NEAR as usize + 1 }>(before) else { return false };
+    let [a, b, c] = slots.each_ref().map(|slot| u64::from_le(slot[0].load(Ordering::Acquire)));
+    let is_any = |tag| (a == tag) | (b == tag) | (c == tag);
+    is_any(TAG_EMPTY) & !is_any(tag)
 }
 
 /// The number of the cache line at this offset.

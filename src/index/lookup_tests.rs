@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::tests::index_in;
+use super::tests::{identity, index_with};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -38,8 +38,12 @@ struct Pack {
 
 impl Pack {
     fn new(slots: u32) -> Pack {
+        Pack::with(slots, &identity())
+    }
+
+    fn with(slots: u32, identity: &Identity) -> Pack {
         let directory = SimDirectory::new(64 << 20);
-        let (view, space, table) = index_in(&directory, slots);
+        let (view, space, table) = index_with(&directory, slots, identity);
         view.medium().publish(false).unwrap();
         view.medium().allocate(Offset(FRAMES), 1 << 20).unwrap();
         Pack { directory, view: view.renewed().unwrap(), space, table }
@@ -183,6 +187,20 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
         }
         assert!(is_damage(view.digest_at(Offset(FRAMES + 64))));
     }
+}
+
+/// The first look takes digits to be wide.
+#[test]
+fn the_fast_path_finds_what_a_pack_of_narrow_digits_has() {
+    let mut narrow = identity();
+    narrow.secret[47] ^= 0x55;
+    let mut pack = Pack::with(63, &narrow);
+    let blobs: Vec<Digest> = (0..100).map(|number| pack.put(number, Algorithm::Sha256).0).collect();
+    for (number, digest) in blobs.iter().enumerate() {
+        assert_eq!(near_home(&pack.view, digest), None);
+        assert_eq!(pack.view.find_payload(digest), Ok(&[u8::try_from(number).unwrap(); PAYLOAD][..]));
+    }
+    assert_eq!(pack.view.find_payload(&Digest::of(Algorithm::Sha256, b"other")), Err(Miss::Absent));
 }
 
 #[test]
@@ -572,7 +590,7 @@ fn each_segment_is_looked_at_once_and_one_that_is_damaged_does_not_end_the_walk(
         };
         let (places, found, failed) = walk(&pack.view).unwrap();
         assert!(found == tags && failed.is_empty() && places.len() > 2);
-        let mut expected: Vec<Offset> = tags.iter().map(|&tag| pack.segment(tag)).collect();
+        let mut expected: Vec<Offset> = (0..1 << 12).map(|high| pack.segment(high << 52)).collect();
         expected.dedup();
         assert_eq!(places, expected, "in the order of the tags");
         pack.view.check_index_readable().unwrap();

@@ -23,7 +23,7 @@ use crate::view::View;
 
 const SLOTS: u32 = 4;
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     let mut secret = [0; 112];
     for (at, byte) in secret.iter_mut().enumerate() {
         *byte = u8::try_from(at * 97 % 251).unwrap();
@@ -34,7 +34,7 @@ fn identity() -> Identity {
         checksum: U32::ZERO,
         uuid: [1; 16],
         marker: U64::new(0x1234_5678_9abc_def1),
-        secret,
+        secret: Tagger::secret(secret),
         reserved: [0; 40],
     }
 }
@@ -48,13 +48,17 @@ fn index_of(slots: u32) -> (View<Sim>, Space, Table) {
     index_in(&SimDirectory::new(64 << 20), slots)
 }
 
-pub(super) fn index_in(directory: &SimDirectory, slots: u32) -> (View<Sim>, Space, Table) {
+fn index_in(directory: &SimDirectory, slots: u32) -> (View<Sim>, Space, Table) {
+    index_with(directory, slots, &identity())
+}
+
+pub(super) fn index_with(directory: &SimDirectory, slots: u32, identity: &Identity) -> (View<Sim>, Space, Table) {
     let medium = Arc::new(directory.create("index").unwrap());
     medium.allocate(Offset(0), SPACE_AT.0).unwrap();
     medium.allocate(LIVE_AT, PAGE_BYTES).unwrap();
-    let mut space = Space::empty(identity().marker.get(), slots, 64 << 20);
+    let mut space = Space::empty(identity.marker.get(), slots, 64 << 20);
     let mut table = Table::create(medium.as_ref(), &mut space, slots, 0, 7).unwrap();
-    let view = View::new(medium, &identity(), slots).unwrap();
+    let view = View::new(medium, identity, slots).unwrap();
     table.publish(&view).unwrap();
     (view, space, table)
 }

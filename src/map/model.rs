@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use elsa::sync::FrozenMap;
 
@@ -112,12 +113,6 @@ impl Map {
 
     /// Nothing to prepare.
     pub fn prepare_sync(&self, _: Offset, _: u64) {}
-
-    /// The first cache lines of the map.
-    #[must_use]
-    pub fn front(&self, lines: usize) -> Option<Front<'_>> {
-        (to_u64(lines) <= self.length / LINE_BYTES).then_some(Front { map: self, lines })
-    }
 }
 
 impl std::fmt::Debug for Map {
@@ -126,7 +121,33 @@ impl std::fmt::Debug for Map {
     }
 }
 
-/// The beginning of a map.
+/// The beginning of a map, as far as its file is known to go.
+#[derive(Debug)]
+pub struct Window {
+    map: Arc<Map>,
+    lines: AtomicUsize,
+}
+
+impl Window {
+    /// Nothing of this map, at first.
+    #[must_use]
+    pub fn of(map: Arc<Map>) -> Window {
+        Window { map, lines: AtomicUsize::new(0) }
+    }
+
+    /// The file has so many bytes now.
+    pub fn extend(&self, bytes: u64) {
+        self.lines.fetch_max(to_usize(bytes.min(self.map.length) / LINE_BYTES), Ordering::Relaxed);
+    }
+
+    /// Its cache lines.
+    #[must_use]
+    pub fn front(&self) -> Front<'_> {
+        Front { map: &self.map, lines: self.lines.load(Ordering::Relaxed) }
+    }
+}
+
+/// What a window shows.
 #[derive(Clone, Copy)]
 pub struct Front<'m> {
     map: &'m Map,
@@ -159,9 +180,15 @@ impl<'m> Front<'m> {
     /// Nothing to load.
     pub fn prefetch(&self, _: Offset) {}
 
-    /// What [`Map::bytes`] says.
+    /// A frame's header, and as many bytes of its payload as are asked for.
     #[must_use]
-    pub fn bytes(&self, offset: Offset, length: u64) -> Option<&'m [u8]> {
-        self.map.bytes(offset, length)
+    pub fn frame(&self, offset: Offset, payload: u64) -> Option<(&'m [u8; 64], &'m [u8])> {
+        self.map.bytes(offset, payload.checked_add(64)?)?.split_first_chunk()
     }
+}
+
+/// Whether two cache lines hold the same words.
+#[must_use]
+pub fn is_same_line(one: [u64; 8], other: [u64; 8]) -> bool {
+    one == other
 }

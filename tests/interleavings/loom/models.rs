@@ -46,6 +46,7 @@ models! {
     a_walk_beside_a_split_finds_all_of_it_once: 2,
     a_region_that_is_used_again_hides_nothing: 1,
     a_region_that_is_used_again_hides_nothing_from_the_fast_path: 1,
+    a_region_that_is_used_again_hides_nothing_behind_the_end_of_a_segment: 1,
     a_directory_that_is_used_again_hides_nothing: 2,
     a_directory_that_is_used_again_hides_nothing_from_the_fast_path: 2,
     a_directory_that_is_copied_into_hides_nothing: 2,
@@ -280,10 +281,11 @@ fn a_walk_beside_a_split_finds_all_of_it_once() {
 }
 
 /// What a reader that stopped in the middle of a segment goes on in is another one: `stays` stands in the second slot
-/// of the region's first life, behind `goes`, and in the first slot of its second.
-fn region_used_again(find: Find) {
+/// of the region's first life, behind `goes`, and in the first slot of its second. Or the other way round, where `home`
+/// is the second slot.
+fn region_used_again(find: Find, home: u32) {
     let mut writer = Writer::new();
-    let (goes, stays) = (Content::new(0, 1, 0, 0), Content::new(0, 1, 0, 1));
+    let (goes, stays) = (Content::new(0, 1, home, 0), Content::new(0, 1, home, 1));
     writer.put(&goes, 0);
     writer.put(&stays, 1);
     writer.checkpoint(1);
@@ -298,11 +300,15 @@ fn region_used_again(find: Find) {
 }
 
 fn a_region_that_is_used_again_hides_nothing() {
-    region_used_again(find);
+    region_used_again(find, 0);
 }
 
 fn a_region_that_is_used_again_hides_nothing_from_the_fast_path() {
-    region_used_again(find_fast);
+    region_used_again(find_fast, 0);
+}
+
+fn a_region_that_is_used_again_hides_nothing_behind_the_end_of_a_segment() {
+    region_used_again(find_fast, 1);
 }
 
 /// A directory of one entry becomes one of two: who took the live word for the first looks into the wrong half.

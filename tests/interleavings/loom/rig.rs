@@ -31,7 +31,7 @@ fn identity() -> Identity {
         checksum: U32::ZERO,
         uuid: [1; 16],
         marker: U64::new(MARKER),
-        secret,
+        secret: Tagger::secret(secret),
         reserved: [0; 40],
     }
 }
