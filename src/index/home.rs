@@ -17,23 +17,22 @@
 //! have to be known.
 //!
 //! A profile of random gets of a million blobs of 256 bytes, when two slots were looked at, had 45 of 100 samples at
-//! the slot's first word and 38 at the frame's. That is not for want of memory: in a loop of 12 instructions the same
-//! loads, of a slot and of three lines of the frame that it names, take 21 ns, where one such wait alone takes 166. It
-//! is the 448 instructions that a processor of this kind (Zen 5) has on their way at a time: one more in each turn of
-//! that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. The time falls in steps, as one more get has its
-//! first load among the 448: a get took 158 ns with 171 instructions and 153 with 148; with 138 it takes 130. The map
-//! in memory, with half as many, takes 43. One get in twenty goes past the first slots: nobody foresees that, and what
-//! was begun of the next gets is thrown away.
+//! the slot's first word and 38 at the frame's. That is not for want of memory: in a short loop of nothing else the
+//! same loads, of a slot and of three lines of the frame that it names, take 21 ns, where one such wait alone takes
+//! 166. It is the 448 instructions that a processor of this kind (Zen 5) has on their way at a time: one more in each
+//! turn of that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. The time falls in steps, as one more get
+//! has its first load among the 448: a get took 158 ns with 171 instructions and 153 with 148; with 138 it takes 130.
+//! The map in memory takes 43. One get in twenty goes past the first slots: nobody foresees that, and what was begun of
+//! the next gets is thrown away.
 //!
 //! What was tried and did not pay: four slots at once (27 ns more), each slot only after the one before it (8 ns more),
-//! the choice between them by arithmetic (15 ns more: as a branch, which the compiler makes of it in most places, it
-//! is taken back often, but what was loaded meanwhile stays), the tag or all of where it looked handed on to
+//! the choice between them by arithmetic (15 ns more: as a branch, which the compiler makes of it in most places, it is
+//! taken back often, but what was loaded meanwhile stays), the tag or all of where it looked handed on to
 //! `find_farther` (misses take 10 ns less, hits as much more), for unknown digests eight slots at once (slower by a
 //! quarter), or the header and the next three slots loaded ahead (nothing), no check of the notice, marker, offset and
-//! length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the
-//! noise), and segments of 31, 127 and 255 slots in
-//! place of 63: with the first puts take 1.6 times as long and the index is 1.75 times as large, the others are level
-//! and their index a tenth larger.
+//! length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the noise), and
+//! segments of 31, 127 and 255 slots in place of 63: with the first puts take 1.6 times as long and the index is 1.75
+//! times as large, the others are level and their index a tenth larger.
 //!
 //! Not built: a line of fingerprints in each segment, a byte a slot. Beside a pack of a million blobs an unknown digest
 //! takes 26 ns with such lines in a model, 90 by the loop of `find_in_segment` alone, and 147 as it is; a known one
@@ -87,6 +86,7 @@ pub enum Miss {
 
 impl<M: Medium> View<M> {
     /// The payload of a blob with a SHA-256; of others it knows nothing.
+    #[cfg(any(test, loom))]
     pub fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss> {
         self.find_near_home(digest).map_or_else(|| self.find_farther(digest), Ok)
     }

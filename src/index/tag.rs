@@ -8,7 +8,7 @@
 //!
 //! The file has coefficients for digits of 32 bits. A pack made today has `a[2] = a[1]·2^32` and `a[4] = a[3]·2^32`,
 //! which comes to digits of 64 bits, and to half of the multiplications; a pack from before has others, and works as
-//! well.
+//! well, with slower gets.
 
 use std::hint::cold_path;
 
