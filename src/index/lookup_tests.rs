@@ -163,6 +163,7 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             let is_short = digest.algorithm() == Algorithm::Sha256;
             let first = (is_short && pack.is_near(record.tag)).then_some(payload);
             assert_eq!(near_home(view, digest), first, "{slots} slots, {} from its home", pack.distance(record.tag));
+            assert_eq!(view.find_near_home(digest), first);
             assert_eq!(view.find_payload(digest), if is_short { Ok(payload) } else { Err(Miss::Unsure) });
             near += usize::from(first.is_some());
         }
@@ -380,6 +381,29 @@ fn a_search_looks_at_as_many_slots_as_records_can_be_away_from_home() {
     pack.view.medium().store(slot_at(0), &[TAG_EMPTY, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     assert!(pack.view.find_blob(&digest).unwrap().is_none());
     assert_eq!(pack.view.find_payload(&digest), Err(Miss::Absent));
+}
+
+/// A slot near home that is empty says nothing of a record in another one that leads to the wrong frame.
+#[test]
+fn a_record_near_home_with_the_wrong_frame_is_not_taken_for_none() {
+    let pack = Pack::new(63);
+    let frames = (0..100).map(|number| pack.frame(number, Algorithm::Sha256));
+    let tag_of = |digest: &Digest| pack.view.tagger().of_blob(digest);
+    let mut frames = frames.filter(|(digest, _)| home_slot(tag_of(digest), 63) <= 60);
+    let ((digest, _), (_, another)) = (frames.next().unwrap(), frames.next().unwrap());
+    let words = Image { record: Record::Blob(pack.record(&digest, another.id)), removed: false }.words();
+    let home = pack.segment(tag_of(&digest)).0 + 64 * (1 + u64::from(home_slot(tag_of(&digest), 63)));
+    for slot in 0..3 {
+        assert_eq!(pack.view.find_payload(&digest), Err(Miss::Absent));
+        for before in 0..slot {
+            pack.view.medium().store(Offset(home + 64 * before), &[3, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        }
+        pack.view.medium().store(Offset(home + 64 * slot), &words).unwrap();
+        assert_eq!(pack.view.find_payload(&digest), Err(Miss::Unsure), "{slot}");
+        for used in 0..=slot {
+            pack.view.medium().store(Offset(home + 64 * used), &[0; 8]).unwrap();
+        }
+    }
 }
 
 /// What the fast path says of a blob that is not there counts only in the segment that was meant.
