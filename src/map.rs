@@ -135,8 +135,11 @@ mod tests {
 
     #[test]
     fn a_window_shows_what_the_file_is_known_to_have() {
-        let window = Window::of(Map::memory(192));
-        assert!(window.front().line(0).is_none() && window.front().frame(Offset(0), 0).is_none());
+        let map = Map::memory(192);
+        let bytes: Vec<u8> = (0..192).collect();
+        map.write_bytes(Offset(0), &bytes).unwrap();
+        let window = Window::of(map);
+        assert!(window.front().line(0).is_none() && window.front().payload(Offset(0), 0, |_| true).is_none());
         window.extend(127);
         assert!(window.front().line(0).is_some() && window.front().line(1).is_none());
         window.extend(u64::MAX);
@@ -146,11 +149,21 @@ mod tests {
         assert!(front.word(23).is_some() && front.word(24).is_none());
         assert!(front.lines::<2>(1).is_some() && front.lines::<2>(2).is_none());
         assert!(front.lines::<2>(usize::MAX).is_none() && front.lines::<4>(0).is_none());
-        let (header, payload) = front.frame(Offset(64), 64).unwrap();
-        assert_eq!((header, payload), (&[0; 64], &[0; 64][..]));
-        assert!(front.frame(Offset(128), 0).is_some_and(|(_, payload)| payload.is_empty()));
-        for (offset, payload) in [(64, 65), (129, 0), (192, 0), (0, u64::MAX), (u64::MAX, 8), (u64::MAX - 63, 0)] {
-            assert!(front.frame(Offset(offset), payload).is_none(), "{payload} bytes behind a header at {offset}");
+        for (at, length) in [(0, 128), (3, 61), (3, 125), (64, 64), (128, 0)] {
+            let mut seen = Vec::new();
+            let mut look = |header: &[u8; 64], is| {
+                seen = header.to_vec();
+                is
+            };
+            let offset = Offset(to_u64(at));
+            let payload = front.payload(offset, to_u64(length), |header| look(header, true));
+            assert_eq!(payload, Some(&bytes[at + 64..][..length]));
+            assert_eq!(seen, bytes[at..at + 64]);
+            assert_eq!(front.payload(offset, to_u64(length), |_| false), None);
+        }
+        for (offset, length) in [(64, 65), (129, 0), (192, 0), (0, u64::MAX), (u64::MAX, 8), (u64::MAX - 63, 0)] {
+            let payload = front.payload(Offset(offset), length, |_| unreachable!("it lies outside"));
+            assert!(payload.is_none(), "{length} bytes behind a header at {offset}");
         }
         front.prefetch(Offset(0));
         front.prefetch(Offset(u64::MAX));

@@ -125,7 +125,7 @@ impl<M: Medium> Reader<M> {
         self.view().find_many_near_home(digests, |digest, bytes| {
             found.push(match bytes {
                 Some(bytes) => Some(BlobRef { bytes }),
-                None => self.find(digest)?,
+                None => self.find_farther(digest)?,
             });
             Ok(())
         })?;

@@ -8,14 +8,17 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, live, to_usize};
-use crate::index::home::NEAR;
+use crate::format::{Frame, Identity, LiveWord, NAME_BYTES_MAX, Offset, PROBES_MAX, live, to_usize};
 use crate::index::tag::Tagger;
 use crate::log::name_in;
 use crate::map::{Front, Map, Window};
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::sync::{AtomicU64, Ordering, Word};
+
+/// So many slots of a segment, from a record's home on, the fast path looks at first. A search looks at as many.
+pub const NEAR: u32 = 3;
+const _: () = assert!(NEAR <= PROBES_MAX);
 
 /// The regions of a reader that recovers for itself: offsets from `start` on lie in memory.
 struct Overlay {
@@ -36,7 +39,7 @@ pub struct View<M> {
     marker: u64,
     tagger: Tagger,
     slots: u32,
-    /// The last slot that has all those that the fast path looks at behind it.
+    /// The last slot from which [`NEAR`] slots lie in the segment; 0 where it has fewer.
     last_near: u32,
     /// Where the live word is: in the file's live page, or in the overlay.
     live: Offset,
@@ -138,7 +141,7 @@ impl<M: Medium> View<M> {
         self.slots
     }
 
-    /// The last slot that has [`NEAR`] slots from it on behind it; 0 in a segment of fewer.
+    /// The last slot from which [`NEAR`] slots lie in the segment; 0 where it has fewer.
     #[inline]
     pub fn last_near(&self) -> u32 {
         self.last_near

@@ -182,11 +182,14 @@ fn check<M: Medium>(store: &Store<M>) {
     assert_eq!(listing(store), std::fs::read_to_string(golden("v1.txt")).unwrap());
     let expected: BTreeMap<Digest, Vec<u8>> = numbers().into_iter().map(|n| (digest(n), blob(n).1)).collect();
     assert!(store.list().map(Result::unwrap).collect::<std::collections::BTreeSet<_>>().iter().eq(expected.keys()));
-    for (digest, bytes) in &expected {
+    let reader = store.reader().unwrap();
+    let many = reader.get_many(&expected.keys().copied().collect::<Vec<_>>()).unwrap();
+    for ((digest, bytes), of_many) in expected.iter().zip(many) {
         assert!(*store.get(digest).unwrap() == **bytes);
+        assert!(*reader.get(digest).unwrap() == **bytes && *of_many.unwrap() == **bytes);
     }
     for number in (20..30).chain([61]) {
-        assert!(!store.contains(&digest(number)).unwrap());
+        assert!(!store.contains(&digest(number)).unwrap() && !reader.contains(&digest(number)).unwrap());
     }
     let verified = store.verify().unwrap();
     assert!(verified.damage.is_empty(), "{:?}", verified.damage);

@@ -2,61 +2,64 @@
 //!
 //! Written for the processor. A lookup waits for two cache lines, one after the other: slot and frame. Many lookups are
 //! fast where the next begins while this one waits, for which few instructions may lie between: so all of it is a part
-//! of what asks, the map is looked at in cache lines, with one bounds check for those that are used together, and where
-//! a record is not in one of the three slots near home, as 19 hits out of 20 are, a function of its own goes on.
-//! Whether the frame is the blob's is a branch, so that the caller's loads need not wait for the answer.
+//! of what asks, and the map is looked at in cache lines, with one bounds check for those that are used together. 19
+//! hits out of 20 are in one of the three slots near home; for the others a function of its own goes on. Whether the
+//! frame is the blob's is a branch, so that the caller's loads need not wait for the answer.
 //!
 //! # What a get costs
 //!
 //! No system call, no copy, and no store to memory that another thread reads: of 30,000 gets callgrind counts some
-//! 41,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 138
-//! instructions (`cargo bench --bench instructions`), of which 20 are for the tag and 25 compare the frame with the
-//! digest. Of cache lines it takes one of the live page, which stays in the processor; one of the directory, 256 KiB
-//! for a million records; two or three of slots and the frame header's, which are waited for; and what the caller
-//! reads of the payload. The least that can be is the last two: without an index in between the place of a frame would
-//! have to be known.
+//! 41,000 stores (`--cache-sim=yes`), and in the machine code all of the fast path go to the thread's own stack. 139
+//! instructions (`cargo bench --bench instructions`). Of cache lines it takes one of the live page, which stays in the
+//! processor; one of the directory, 256 KiB for a million records; two or three of slots and the frame header's, which
+//! are waited for; and what the caller reads of the payload. The least that can be is the last two: without an index in
+//! between the place of a frame would have to be known.
 //!
 //! A profile of random gets of a million blobs of 256 bytes, when two slots were looked at, had 45 of 100 samples at
 //! the slot's first word and 38 at the frame's. That is not for want of memory: in a short loop of nothing else the
 //! same loads, of a slot and of three lines of the frame that it names, take 21 ns, where one such wait alone takes
-//! 166. It is the 448 instructions that a processor of this kind (Zen 5) has on their way at a time: one more in each
-//! turn of that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. The time falls in steps, as one more get
-//! has its first load among the 448: a get took 158 ns with 171 instructions and 153 with 148; with 138 it takes 130.
-//! The map in memory takes 43. One get in twenty goes past the first slots: nobody foresees that, and what was begun of
-//! the next gets is thrown away.
+//! 166. But a processor of this kind (Zen 5) has 448 instructions on their way at a time, so that few gets wait at a
+//! time: one instruction more in each turn of that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. A get
+//! took 158 ns with 171 instructions, and takes 130 with 139. It takes 153 where the words of the header are compared
+//! one by one, or where the first look is a function of its own, with 148 instructions: what waits for memory takes one
+//! of a few places, of which there are more for vectors. The map in memory takes 43. One get in twenty goes past the
+//! first slots: nobody foresees that, and what was begun of the next gets is thrown away.
 //!
-//! What was tried and did not pay: four slots at once (27 ns more), each slot only after the one before it (8 ns more),
-//! the choice between them by arithmetic (15 ns more: as a branch, which the compiler makes of it in most places, it is
-//! taken back often, but what was loaded meanwhile stays), the tag or all of where it looked handed on to
-//! `find_farther` (misses take 10 ns less, hits as much more), for unknown digests eight slots at once (slower by a
-//! quarter), or the header and the next three slots loaded ahead (nothing), no check of the notice, marker, offset and
-//! length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the noise), and
-//! segments of 31, 127 and 255 slots in place of 63: with the first puts take 1.6 times as long and the index is 1.75
-//! times as large, the others are level and their index a tenth larger.
+//! What was tried and did not pay: four slots at once (27 ns more in a loop by hand), each slot only after the one
+//! before it (8 ns more), the choice between them by arithmetic (15 ns more), the tag or all of where it looked handed
+//! on to `find_farther` (unknown digests take 10 ns less, hits as much more), for unknown digests eight slots at once
+//! (slower by a quarter), the header and the next three slots loaded ahead (nothing), no check of the notice, marker,
+//! offset and length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the noise),
+//! and segments of 31, 127 and 255 slots in place of 63: with the first puts take 1.6 times as long and the index is
+//! 1.75 times as large, the others are level and their index a tenth larger.
 //!
 //! Not built: a line of fingerprints in each segment, a byte a slot. Beside a pack of a million blobs an unknown digest
 //! takes 26 ns with such lines in a model, 90 by the loop of `find_in_segment` alone, and 147 as it is; a known one
 //! takes 8 % longer with them. The format would have to change.
 
-use std::hint::{cold_path, select_unpredictable};
+use std::hint::select_unpredictable;
+use std::mem::offset_of;
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
-use crate::format::{Entry, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize};
+use crate::format::{
+    Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
+};
 use crate::index::probe::{Segment, directory_index, probes};
 use crate::map::{Front, LINE_BYTES, Line, is_same_line};
 use crate::medium::Medium;
 use crate::sync::Ordering;
-use crate::view::View;
+use crate::view::{NEAR, View};
 
 /// So many lookups wait for memory at a time: about as many cache lines as one core of today's processors asks for.
 const TOGETHER: usize = 16;
 
-/// So many slots are looked at first.
-pub const NEAR: u32 = 3;
-
 /// Kind and algorithm, as the second word of a header has them.
 const KIND: u64 = u64::from_le_bytes([Kind::Blob as u8, Algorithm::Sha256.code(), 0, 0, 0, 0, 0, 0]);
+const KIND_MASK: u64 = 0xffff;
+const _: () = assert!(offset_of!(FrameHeader, kind) == 8 && offset_of!(FrameHeader, algorithm) == 9);
+const _: () = assert!(offset_of!(FrameHeader, offset) == 16 && offset_of!(FrameHeader, length) == 24);
+const _: () = assert!(offset_of!(FrameHeader, marker) == 0 && offset_of!(FrameHeader, detail) == 32);
 
 /// Where a search begins.
 #[derive(Clone, Copy)]
@@ -85,12 +88,6 @@ pub enum Miss {
 }
 
 impl<M: Medium> View<M> {
-    /// The payload of a blob with a SHA-256; of others it knows nothing.
-    #[cfg(any(test, loom))]
-    pub fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss> {
-        self.find_near_home(digest).map_or_else(|| self.find_farther(digest), Ok)
-    }
-
     /// The payload of a blob with a SHA-256 whose record is near its home; of others it knows nothing. A part of what
     /// asks, as each instruction counts.
     #[inline(always)]
@@ -99,7 +96,7 @@ impl<M: Medium> View<M> {
             return None;
         }
         let front = self.front();
-        let home = self.home_of(front, self.tagger().of_sha256(digest))?;
+        let home = self.home_of(front, self.tagger().of_sha256_if_wide(digest))?;
         let hint = self.look_near_home(front, &home)?;
         self.payload_at(front, hint, digest)
     }
@@ -118,7 +115,7 @@ impl<M: Medium> View<M> {
             let (mut homes, mut hints) = ([None; TOGETHER], [None; TOGETHER]);
             for (digest, home) in digests.iter().zip(&mut homes) {
                 if digest.algorithm() == Algorithm::Sha256 {
-                    *home = self.home_of(front, self.tagger().of_sha256(digest));
+                    *home = self.home_of(front, self.tagger().of_blob(digest));
                 }
                 if let Some(home) = home {
                     front.prefetch(line_at(home.before + 1));
@@ -190,13 +187,15 @@ impl<M: Medium> View<M> {
     #[inline]
     fn look_near_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
         let [_, slots @ ..]: &[Line; NEAR as usize + 1] = front.lines(home.before)?;
+        // Only a guess at the slot, whose words are loaded in order after it. Both tags are loaded before: whether a
+        // compiler makes a branch of the choice then took no time.
         let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
         let slot = select_unpredictable(is_in(0), 0, select_unpredictable(is_in(1), 1, 2));
         hint_of(&slots[slot], home.tag)
     }
 
-    /// The payload of a blob in whichever slot its record is. It loads anew what the first look knew: few lookups come
-    /// here, and the first is shorter so.
+    /// The payload of a blob in whichever slot its record is. It loads anew what the first look knew: few hits come
+    /// here, and the first look is shorter so.
     #[inline]
     pub fn find_farther(&self, digest: &Digest) -> Result<&[u8], Miss> {
         if digest.algorithm() != Algorithm::Sha256 {
@@ -242,24 +241,19 @@ impl<M: Medium> View<M> {
     /// The payload behind the frame that a slot speaks of, if that is this blob's.
     #[inline]
     fn payload_at<'v>(&self, front: Front<'v>, Hint { id, length }: Hint, digest: &Digest) -> Option<&'v [u8]> {
-        let (head, payload) = front.frame(Offset(id), length)?;
         let word = |bytes: &[u8; 64], number: usize| u64::from_le_bytes(bytes.as_chunks().0[number]);
-        let digest = |number| word(digest.padded(), number);
-        let head = |number| word(head, number);
-        // Neither flags nor checksum.
-        let found = [head(0), head(1) & 0xffff, head(2), head(3), head(4), head(5), head(6), head(7)];
-        let expected = [self.marker(), KIND, id, length, digest(0), digest(1), digest(2), digest(3)];
-        if !is_same_line(found, expected) {
-            // A branch, and not a choice of the result that waits for the frame: the caller's loads need not wait.
-            cold_path();
-            return None;
-        }
-        Some(payload)
+        front.payload(Offset(id), length, |header| {
+            let [a, b, c, d, e, f, g, h] = std::array::from_fn(|number| word(header, number));
+            let [i, j, k, l] = std::array::from_fn(|number| word(digest.padded(), number));
+            // Neither flags nor checksum.
+            is_same_line([a, b & KIND_MASK, c, d, e, f, g, h], [self.marker(), KIND, id, length, i, j, k, l])
+        })
     }
 }
 
 /// Whether a search that begins behind this cache line ends at one of the slots near home with nothing found: most for
-/// unknown blobs do, and at which of the three nobody foresees.
+/// unknown blobs do, and at which of the three nobody foresees. Where a segment has fewer slots the others are zeros of
+/// the same page, and all of its slots were looked at.
 #[inline]
 fn ends_near(front: Front<'_>, before: usize, tag: u64) -> bool {
     let Some([_, slots @ ..]) = front.lines::<{ NEAR as usize + 1 }>(before) else { return false };

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     BlobHeader, Entry, FrameHeader, Identity, Kind, LiveWord, Offset, PROBES_MAX, TAG_EMPTY, home_slot, live, to_u64,
 };
-use crate::index::home::{Miss, NEAR};
+use crate::index::home::Miss;
 use crate::index::probe::{Found, Stop, directory_index};
 use crate::index::table::Table;
 use crate::log::seal_name;
@@ -22,7 +22,7 @@ use crate::medium::{Disk, Medium, Sim, SimDirectory};
 use crate::name::Name;
 use crate::record::{BlobRecord, Image, Key, NameRecord, Neighbour, Record};
 use crate::space::Space;
-use crate::view::View;
+use crate::view::{NEAR, View};
 
 /// Frames stand far behind the index, a page each.
 const FRAMES: u64 = 16 << 20;
@@ -121,6 +121,17 @@ impl Pack {
     }
 }
 
+/// A lookup on the fast path, as readers make it.
+trait FindPayload {
+    fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss>;
+}
+
+impl FindPayload for View<Sim> {
+    fn find_payload(&self, digest: &Digest) -> Result<&[u8], Miss> {
+        self.find_near_home(digest).map_or_else(|| self.find_farther(digest), Ok)
+    }
+}
+
 /// What the first look says.
 fn near_home<'v>(view: &'v View<Sim>, digest: &Digest) -> Option<&'v [u8]> {
     let mut told = None;
@@ -190,18 +201,25 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
     }
 }
 
-/// The first look takes digits to be wide.
+/// The first look of one lookup takes digits to be wide.
 #[test]
 fn the_fast_path_finds_what_a_pack_of_narrow_digits_has() {
     let mut narrow = identity();
     narrow.secret[47] ^= 0x55;
-    let mut pack = Pack::with(63, &narrow);
-    let blobs: Vec<Digest> = (0..100).map(|number| pack.put(number, Algorithm::Sha256).0).collect();
-    for (number, digest) in blobs.iter().enumerate() {
-        assert_eq!(near_home(&pack.view, digest), None);
-        assert_eq!(pack.view.find_payload(digest), Ok(&[u8::try_from(number).unwrap(); PAYLOAD][..]));
+    for slots in [1, 2, 4, 63] {
+        let mut pack = Pack::with(slots, &narrow);
+        let blobs: Vec<(Digest, Found)> = (0..100).map(|number| pack.put(number, Algorithm::Sha256)).collect();
+        for (number, (digest, found)) in blobs.iter().enumerate() {
+            let payload = [u8::try_from(number).unwrap(); PAYLOAD];
+            let first = pack.is_near(pack.record(digest, found.id).tag).then_some(&payload[..]);
+            assert_eq!((near_home(&pack.view, digest), pack.view.find_near_home(digest)), (first, None));
+            assert_eq!(pack.view.find_payload(digest), Ok(&payload[..]));
+        }
+        for number in 0..50_u64 {
+            let other = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
+            assert_eq!(pack.view.find_payload(&other), Err(Miss::Absent));
+        }
     }
-    assert_eq!(pack.view.find_payload(&Digest::of(Algorithm::Sha256, b"other")), Err(Miss::Absent));
 }
 
 #[test]

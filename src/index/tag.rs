@@ -88,10 +88,12 @@ impl Tagger {
         self.tag(low, high, digest.algorithm().code())
     }
 
-    /// The tag of a blob with a SHA-256 where digits are wide, in fewer instructions. Elsewhere it is that of nothing.
+    /// The tag of a blob with a SHA-256, in fewer instructions, in a pack of wide digits. In one of narrow digits a
+    /// value that leads nowhere: [`of_blob`](Tagger::of_blob) is right there.
     #[must_use]
     #[inline]
-    pub fn of_sha256(&self, digest: &Digest) -> u64 {
+    pub fn of_sha256_if_wide(&self, digest: &Digest) -> u64 {
+        debug_assert_eq!(digest.algorithm(), Algorithm::Sha256);
         let [low, high] = digits(digest);
         tag_of(self.sum_of_wide_digits(low, high, Algorithm::Sha256.code()))
     }
@@ -173,6 +175,8 @@ mod tests {
             let digest = Digest::of(Algorithm::Sha512, text.as_bytes());
             assert_eq!(wide.of_blob(&digest), narrow.of_blob(&digest));
             assert_eq!(wide.of_name(text), narrow.of_name(text));
+            let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+            assert_eq!(wide.of_sha256_if_wide(&digest), narrow.of_blob(&digest));
         }
         let (from, to) = (Offset(0x1234_5678_9abc), Offset(u64::MAX));
         assert_eq!(wide.of_link(from, to), narrow.of_link(from, to));

@@ -9,13 +9,12 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use elsa::sync::FrozenMap;
 
 use super::{LINE_BYTES, Line, WORD_BYTES};
 use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
-use crate::sync::{Ordering, Word};
+use crate::sync::{AtomicU64, Ordering, Word};
 
 /// How much of each page has words: a segment of five slots, or a directory of depth five.
 const PAGE_WORDS: usize = 48;
@@ -125,25 +124,25 @@ impl std::fmt::Debug for Map {
 #[derive(Debug)]
 pub struct Window {
     map: Arc<Map>,
-    lines: AtomicUsize,
+    lines: AtomicU64,
 }
 
 impl Window {
     /// Nothing of this map, at first.
     #[must_use]
     pub fn of(map: Arc<Map>) -> Window {
-        Window { map, lines: AtomicUsize::new(0) }
+        Window { map, lines: AtomicU64::new(0) }
     }
 
     /// The file has so many bytes now.
     pub fn extend(&self, bytes: u64) {
-        self.lines.fetch_max(to_usize(bytes.min(self.map.length) / LINE_BYTES), Ordering::Relaxed);
+        self.lines.fetch_max(bytes.min(self.map.length) / LINE_BYTES, Ordering::Relaxed);
     }
 
     /// Its cache lines.
     #[must_use]
     pub fn front(&self) -> Front<'_> {
-        Front { map: &self.map, lines: self.lines.load(Ordering::Relaxed) }
+        Front { map: &self.map, lines: to_usize(self.lines.load(Ordering::Relaxed)) }
     }
 }
 
@@ -180,10 +179,15 @@ impl<'m> Front<'m> {
     /// Nothing to load.
     pub fn prefetch(&self, _: Offset) {}
 
-    /// A frame's header, and as many bytes of its payload as are asked for.
+    /// A payload of so many bytes behind the header of the frame at `offset`, if that `is` the right one.
     #[must_use]
-    pub fn frame(&self, offset: Offset, payload: u64) -> Option<(&'m [u8; 64], &'m [u8])> {
-        self.map.bytes(offset, payload.checked_add(64)?)?.split_first_chunk()
+    pub fn payload(&self, offset: Offset, length: u64, is: impl FnOnce(&[u8; 64]) -> bool) -> Option<&'m [u8]> {
+        let end = offset.0.checked_add(64)?.checked_add(length)?;
+        if end > LINE_BYTES * to_u64(self.lines) {
+            return None;
+        }
+        let (header, payload) = self.map.bytes(offset, 64 + length)?.split_first_chunk()?;
+        is(header).then_some(payload)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The memory itself: the system's map of a file, or zeroed memory.
 
 use std::fs::File;
+use std::hint::cold_path;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(target_os = "linux")]
 use memmap2::{Advice, UncheckedAdvice};
@@ -12,7 +12,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::{LINE_BYTES, Line, WORD_BYTES};
 use crate::format::{Offset, to_u64, to_usize};
-use crate::sync::Word;
+use crate::sync::{AtomicU64, Ordering, Word};
 
 /// A range of memory that shows a file, or stands in for one.
 ///
@@ -218,19 +218,19 @@ impl std::fmt::Debug for Map {
 pub struct Window {
     map: Arc<Map>,
     /// At most so many as the map has.
-    lines: AtomicUsize,
+    lines: AtomicU64,
 }
 
 impl Window {
     /// Nothing of this map, at first.
     #[must_use]
     pub fn of(map: Arc<Map>) -> Window {
-        Window { map, lines: AtomicUsize::new(0) }
+        Window { map, lines: AtomicU64::new(0) }
     }
 
     /// The file has so many bytes now.
     pub fn extend(&self, bytes: u64) {
-        self.lines.fetch_max(to_usize(bytes.min(self.map.length) / LINE_BYTES), Ordering::Relaxed);
+        self.lines.fetch_max(bytes.min(self.map.length) / LINE_BYTES, Ordering::Relaxed);
     }
 
     /// Its cache lines.
@@ -238,7 +238,7 @@ impl Window {
     #[must_use]
     #[expect(unsafe_code, reason = "borrows mapped memory as atomics")]
     pub fn front(&self) -> Front<'_> {
-        let lines = self.lines.load(Ordering::Relaxed);
+        let lines = to_usize(self.lines.load(Ordering::Relaxed));
         // SAFETY: as in `Map::words`, as the map, which lives as long as `self`, has at least so many lines; a line is
         // eight words, without any other alignment than theirs.
         Front { lines: unsafe { std::slice::from_raw_parts(self.map.start.cast::<Line>().as_ptr(), lines) } }
@@ -288,42 +288,53 @@ impl<'m> Front<'m> {
         let _ = offset;
     }
 
-    /// The 64 bytes of a frame's header and as many of its payload as are asked for, which [`Map::bytes`] would lend.
+    /// A payload of so many bytes behind the header of the frame at `offset`, if that `is` the right one.
     #[inline]
     #[must_use]
     #[expect(unsafe_code, reason = "borrows mapped memory as bytes")]
-    pub fn frame(&self, offset: Offset, payload: u64) -> Option<(&'m [u8; 64], &'m [u8])> {
+    pub fn payload(&self, offset: Offset, length: u64, is: impl FnOnce(&[u8; 64]) -> bool) -> Option<&'m [u8]> {
         let headers_end = to_u64(size_of_val(self.lines)).checked_sub(64)?;
-        if payload > headers_end.checked_sub(offset.0)? {
+        if length > headers_end.checked_sub(offset.0)? {
             return None;
         }
         let start: *const u8 = self.lines.as_ptr().cast();
         // SAFETY: header and payload lie inside the lines, which are borrowed for as long, and an array of bytes has no
-        // alignment; that they don't change is the caller's to know, as for `Map::bytes`.
+        // alignment. What a record names was committed, and does not change, as for `Map::bytes`; where a record is
+        // damaged, 64 bytes are looked at on trust, and no more unless they are the header that is expected there.
         unsafe {
             let header = start.add(to_usize(offset.0));
-            Some((&*header.cast(), std::slice::from_raw_parts(header.add(64), to_usize(payload))))
+            if !is(&*header.cast()) {
+                // A branch, and not a choice of the result that waits for the header: the caller's loads need not wait.
+                cold_path();
+                return None;
+            }
+            Some(std::slice::from_raw_parts(header.add(64), to_usize(length)))
         }
     }
 }
 
-/// Whether two cache lines hold the same words. By vectors where all processors of the target have some: what waits for
-/// memory takes one of a processor's few places for waiting instructions, of which there are more for vectors. A get
-/// takes 130 ns so, and 153 where words are compared one by one.
+/// Whether two cache lines hold the same words: by vectors where all processors of the target have some, which makes a
+/// get faster (see [`crate::index::home`]).
+#[cfg(target_arch = "x86_64")]
 #[inline]
 #[must_use]
+#[expect(unsafe_code, reason = "calls of vector instructions are unsafe")]
 pub fn is_same_line(one: [u64; 8], other: [u64; 8]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "the compiler knows this comparison by its name alone")]
+    use std::arch::x86_64::{__m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x};
     // SAFETY: these need SSE2, which is a part of this architecture, and read no memory.
     unsafe {
-        use std::arch::x86_64::{__m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x};
         let pair = |low: u64, high: u64| -> __m128i { _mm_set_epi64x(high.cast_signed(), low.cast_signed()) };
         let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (one, other);
         let front = _mm_and_si128(_mm_cmpeq_epi8(pair(a, b), pair(i, j)), _mm_cmpeq_epi8(pair(c, d), pair(k, l)));
         let back = _mm_and_si128(_mm_cmpeq_epi8(pair(e, f), pair(m, n)), _mm_cmpeq_epi8(pair(g, h), pair(o, p)));
         _mm_movemask_epi8(_mm_and_si128(front, back)) == 0xffff
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    return one == other;
+}
+
+/// Whether two cache lines hold the same words.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+#[must_use]
+pub fn is_same_line(one: [u64; 8], other: [u64; 8]) -> bool {
+    one == other
 }

@@ -16,7 +16,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
 use crate::medium::Model as Medium;
-use crate::rig::{Content, Writer, at, find, find_fast, references};
+use crate::rig::{Content, Writer, at, find, find_fast, find_payload, references};
 
 /// A model: its name, the most preemptions that it is tried with where the environment does not say, and itself.
 pub type Model = (&'static str, usize, fn());
@@ -114,7 +114,7 @@ fn a_new_blob_is_found_with_its_bytes() {
 }
 
 fn at_home(view: &View<Medium>, content: &Content) -> bool {
-    match view.find_payload(content.digest()) {
+    match find_payload(view, content) {
         Ok(bytes) => {
             assert_eq!(bytes, content.bytes());
             true
@@ -407,7 +407,7 @@ fn a_superseded_index_is_not_asked_any_more() {
         for _ in 0..2 {
             let has_moved = path.load(Ordering::Acquire);
             for content in [kept, later] {
-                match view.find_payload(content.digest()) {
+                match find_payload(&view, &content) {
                     Ok(bytes) => assert_eq!(bytes, content.bytes()),
                     Err(Miss::Absent) => {}
                     Err(Miss::Unsure) => continue,

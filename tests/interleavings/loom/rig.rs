@@ -56,10 +56,6 @@ impl Content {
         (0..).map(of).filter(fits).nth(nth).expect("tags are spread, so there is always another")
     }
 
-    pub fn digest(&self) -> &Digest {
-        &self.digest
-    }
-
     pub fn bytes(&self) -> [u8; 8] {
         self.bytes.to_le_bytes()
     }
@@ -176,9 +172,14 @@ pub fn find(view: &View<Model>, content: &Content) -> Option<u64> {
     check(view, content, view.find_blob(&content.digest).expect("the index is sound"))
 }
 
+/// A lookup on the fast path, as readers make it.
+pub fn find_payload<'v>(view: &'v View<Model>, content: &Content) -> Result<&'v [u8], Miss> {
+    view.find_near_home(&content.digest).map_or_else(|| view.find_farther(&content.digest), Ok)
+}
+
 /// The same on the fast path, as far as that goes.
 pub fn find_fast(view: &View<Model>, content: &Content) -> Option<u64> {
-    match view.find_payload(&content.digest) {
+    match find_payload(view, content) {
         Ok(bytes) => {
             assert_eq!(bytes, content.bytes.to_le_bytes());
             let is_there = |place: &u64| {
