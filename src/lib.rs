@@ -30,7 +30,7 @@
 //! # Where things are
 //!
 //! From the top down; imports go only down. The on-disk format is [`format`](mod@format), the commit protocol is told
-//! at the top of `commit.rs`, the read path is `reader.rs` and `index/probe.rs`.
+//! at the top of `commit.rs`, the read path is `reader.rs`, `index/home.rs` and `index/probe.rs`.
 //!
 //! | layer | modules | what |
 //! |---|---|---|

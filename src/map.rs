@@ -8,8 +8,10 @@
 //! `open`: a file that is truncated (`SIGBUS` at the next load), a disk that fails under a load (likewise), and
 //! committed bytes that are rewritten (a `&[u8]` that changes is undefined behaviour).
 
+use std::sync::Arc;
+
 use crate::format::{Offset, to_u64, to_usize};
-use crate::sync::{Ordering, Word};
+use crate::sync::{AtomicU64, Ordering, Word};
 
 #[cfg(loom)]
 #[path = "map/model.rs"]
@@ -17,7 +19,7 @@ mod raw;
 #[cfg(not(loom))]
 mod raw;
 
-pub use raw::{Front, Map, Window, is_same_line};
+pub use raw::{Front, Map, is_same_line};
 
 /// One word of a map, in bytes.
 const WORD_BYTES: u64 = 8;
@@ -25,6 +27,27 @@ const WORD_BYTES: u64 = 8;
 pub const LINE_BYTES: u64 = 64;
 /// The words of a cache line.
 pub type Line = [Word; 8];
+
+/// The beginning of a map, as far as its file is known to go.
+#[derive(Debug)]
+pub struct Window {
+    map: Arc<Map>,
+    /// At most so many as the map has.
+    lines: AtomicU64,
+}
+
+impl Window {
+    /// Nothing of this map, at first.
+    #[must_use]
+    pub fn of(map: Arc<Map>) -> Window {
+        Window { map, lines: AtomicU64::new(0) }
+    }
+
+    /// The file has so many bytes now.
+    pub fn extend(&self, bytes: u64) {
+        self.lines.fetch_max(bytes.min(self.map.length()) / LINE_BYTES, Ordering::Relaxed);
+    }
+}
 
 impl Map {
     /// The word at a multiple of 8; `None` elsewhere and beyond the map.

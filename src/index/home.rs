@@ -19,15 +19,15 @@
 //! the slot's first word and 38 at the frame's. That is not for want of memory: in a short loop of nothing else the
 //! same loads, of a slot and of three lines of the frame that it names, take 21 ns, where one such wait alone takes
 //! 166. But a processor of this kind (Zen 5) has 448 instructions on their way at a time, so that few gets wait at a
-//! time: one instruction more in each turn of that loop costs 0.7 to 1.3 ns, and 2 where it waits for the slot. A get
-//! took 158 ns with 171 instructions, and takes 130 with 139. It takes 153 where the words of the header are compared
-//! one by one, or where the first look is a function of its own, with 148 instructions: what waits for memory takes one
-//! of a few places, of which there are more for vectors. The map in memory takes 43. One get in twenty goes past the
-//! first slots: nobody foresees that, and what was begun of the next gets is thrown away.
+//! time: one instruction more in each turn of that loop costs 0.6 to 1.6 ns, and some 2 where it waits for the slot. A
+//! get took 158 ns with 171 instructions, and takes 130 with 139. It takes 153 where the words of the header are
+//! compared one by one, or where the first look is a function of its own. What waits for memory takes one of a few
+//! places, of which there are more for vectors. The map in memory takes 43. One get in twenty goes past the first
+//! slots: nobody foresees that, and what was begun of the next gets is thrown away.
 //!
 //! What was tried and did not pay: four slots at once (27 ns more in a loop by hand), each slot only after the one
 //! before it (8 ns more), the choice between them by arithmetic (15 ns more), the tag or all of where it looked handed
-//! on to `find_farther` (unknown digests take 10 ns less, hits as much more), for unknown digests eight slots at once
+//! on to `find_farther` (unknown digests take 10 ns less, hits 3 to 12 more), for unknown digests eight slots at once
 //! (slower by a quarter), the header and the next three slots loaded ahead (nothing), no check of the notice, marker,
 //! offset and length (5 % less time), huge pages for the index or all of the pack (a tenth at most, within the noise),
 //! and segments of 31, 127 and 255 slots in place of 63: with the first puts take 1.6 times as long and the index is

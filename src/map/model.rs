@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use elsa::sync::FrozenMap;
 
-use super::{LINE_BYTES, Line, WORD_BYTES};
+use super::{LINE_BYTES, Line, WORD_BYTES, Window};
 use crate::format::{Offset, PAGE_BYTES, to_u64, to_usize};
-use crate::sync::{AtomicU64, Ordering, Word};
+use crate::sync::{Ordering, Word};
 
 /// How much of each page has words: a segment of five slots, or a directory of depth five.
 const PAGE_WORDS: usize = 48;
@@ -120,25 +120,7 @@ impl std::fmt::Debug for Map {
     }
 }
 
-/// The beginning of a map, as far as its file is known to go.
-#[derive(Debug)]
-pub struct Window {
-    map: Arc<Map>,
-    lines: AtomicU64,
-}
-
 impl Window {
-    /// Nothing of this map, at first.
-    #[must_use]
-    pub fn of(map: Arc<Map>) -> Window {
-        Window { map, lines: AtomicU64::new(0) }
-    }
-
-    /// The file has so many bytes now.
-    pub fn extend(&self, bytes: u64) {
-        self.lines.fetch_max(bytes.min(self.map.length) / LINE_BYTES, Ordering::Relaxed);
-    }
-
     /// Its cache lines.
     #[must_use]
     pub fn front(&self) -> Front<'_> {

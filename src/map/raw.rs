@@ -10,9 +10,9 @@ use std::sync::Arc;
 use memmap2::{Advice, UncheckedAdvice};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{LINE_BYTES, Line, WORD_BYTES};
+use super::{Line, WORD_BYTES, Window};
 use crate::format::{Offset, to_u64, to_usize};
-use crate::sync::{AtomicU64, Ordering, Word};
+use crate::sync::{Ordering, Word};
 
 /// A range of memory that shows a file, or stands in for one.
 ///
@@ -213,34 +213,15 @@ impl std::fmt::Debug for Map {
     }
 }
 
-/// The beginning of a map, as far as its file is known to go.
-#[derive(Debug)]
-pub struct Window {
-    map: Arc<Map>,
-    /// At most so many as the map has.
-    lines: AtomicU64,
-}
-
 impl Window {
-    /// Nothing of this map, at first.
-    #[must_use]
-    pub fn of(map: Arc<Map>) -> Window {
-        Window { map, lines: AtomicU64::new(0) }
-    }
-
-    /// The file has so many bytes now.
-    pub fn extend(&self, bytes: u64) {
-        self.lines.fetch_max(bytes.min(self.map.length) / LINE_BYTES, Ordering::Relaxed);
-    }
-
     /// Its cache lines.
     #[inline]
     #[must_use]
     #[expect(unsafe_code, reason = "borrows mapped memory as atomics")]
     pub fn front(&self) -> Front<'_> {
         let lines = to_usize(self.lines.load(Ordering::Relaxed));
-        // SAFETY: as in `Map::words`, as the map, which lives as long as `self`, has at least so many lines; a line is
-        // eight words, without any other alignment than theirs.
+        // SAFETY: as in `Map::words`, as the map, which lives as long as `self`, has at least so many lines: `extend`,
+        // which alone stores their number, sees to that. A line is eight words, and needs no other alignment.
         Front { lines: unsafe { std::slice::from_raw_parts(self.map.start.cast::<Line>().as_ptr(), lines) } }
     }
 }
