@@ -1,4 +1,4 @@
-//! The memory in which small blobs wait for their batch.
+//! The memory in which operations, and the bytes of small blobs, wait for their batch.
 //!
 //! Fresh memory is not cheap: a page that is touched for the first time costs a fault and its zeroing, and later it is
 //! given back. That took a quarter of a bulk put of 4 KiB, as long as half the hash. So the memory of the last large
@@ -13,48 +13,66 @@ const KEPT_MAX: usize = 64 << 20;
 const KEPT_MIN: usize = 64 << 10;
 
 /// What is kept between batches.
-#[derive(Default)]
-pub struct Spare(Mutex<Vec<u8>>);
+pub struct Spare<T>(Mutex<Vec<T>>);
 
-/// Bytes that grow. Dropped, it leaves its memory to its spare, if it has one.
-#[derive(Default)]
-pub struct Arena {
-    bytes: Vec<u8>,
-    spare: Option<Arc<Spare>>,
-}
-
-impl Arena {
-    /// An empty one, in the memory that is kept, if nobody else has that now.
-    pub fn from_spare(spare: Arc<Spare>) -> Arena {
-        let bytes = spare.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
-        Arena { bytes, spare: Some(spare) }
+impl<T> Default for Spare<T> {
+    fn default() -> Spare<T> {
+        Spare(Mutex::default())
     }
 }
 
-impl Drop for Arena {
+/// A vector that leaves its memory to its spare, if it has one, when it is dropped.
+pub struct Arena<T> {
+    items: Vec<T>,
+    spare: Option<Arc<Spare<T>>>,
+}
+
+impl<T> Arena<T> {
+    /// An empty one, in the memory that is kept, if nobody else has that now.
+    pub fn from_spare(spare: Arc<Spare<T>>) -> Arena<T> {
+        let items = spare.0.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
+        Arena { items, spare: Some(spare) }
+    }
+}
+
+impl<T> Default for Arena<T> {
+    fn default() -> Arena<T> {
+        Vec::new().into()
+    }
+}
+
+impl<T> From<Vec<T>> for Arena<T> {
+    fn from(items: Vec<T>) -> Arena<T> {
+        Arena { items, spare: None }
+    }
+}
+
+impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
         if let Some(spare) = &self.spare
-            && (KEPT_MIN..=KEPT_MAX).contains(&self.bytes.len())
-            && let Ok(mut kept) = spare.0.lock()
-            && kept.capacity() < self.bytes.capacity()
+            && (KEPT_MIN..=KEPT_MAX).contains(&size_of_val(self.items.as_slice()))
         {
-            self.bytes.clear();
-            std::mem::swap(&mut *kept, &mut self.bytes);
+            self.items.clear();
+            if let Ok(mut kept) = spare.0.lock()
+                && kept.capacity() < self.items.capacity()
+            {
+                std::mem::swap(&mut *kept, &mut self.items);
+            }
         }
     }
 }
 
-impl Deref for Arena {
-    type Target = Vec<u8>;
+impl<T> Deref for Arena<T> {
+    type Target = Vec<T>;
 
-    fn deref(&self) -> &Vec<u8> {
-        &self.bytes
+    fn deref(&self) -> &Vec<T> {
+        &self.items
     }
 }
 
-impl DerefMut for Arena {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+impl<T> DerefMut for Arena<T> {
+    fn deref_mut(&mut self) -> &mut Vec<T> {
+        &mut self.items
     }
 }
 
@@ -63,7 +81,7 @@ mod tests {
     use super::*;
 
     /// The memory that a batch of so many bytes has left behind.
-    fn left_by(spare: &Arc<Spare>, bytes: usize) -> usize {
+    fn left_by(spare: &Arc<Spare<u8>>, bytes: usize) -> usize {
         let mut arena = Arena::from_spare(spare.clone());
         assert!(arena.is_empty());
         arena.extend_from_slice(&vec![7; bytes]);
@@ -73,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_large_batch_is_there_for_the_next() {
-        let spare = Arc::<Spare>::default();
+        let spare = Arc::<Spare<u8>>::default();
         assert_eq!(left_by(&spare, KEPT_MIN - 1), 0);
         let kept = left_by(&spare, KEPT_MIN);
         assert!(kept >= KEPT_MIN);
@@ -84,7 +102,7 @@ mod tests {
 
     #[test]
     fn of_two_at_a_time_the_larger_one_is_kept() {
-        let spare = Arc::<Spare>::default();
+        let spare = Arc::<Spare<u8>>::default();
         let arenas = [1, 3, 2].map(|times| {
             let mut arena = Arena::from_spare(spare.clone());
             arena.extend_from_slice(&vec![7; times * KEPT_MIN]);

@@ -76,6 +76,17 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Where the first record that it changes stands in the index, or will.
+    pub fn tag(&self, tagger: &Tagger) -> Option<u64> {
+        match self {
+            Operation::Small(small) => Some(small.tag),
+            Operation::Large(large) => Some(large.tag),
+            Operation::SetName(new) => Some(new.tag),
+            Operation::RemoveName(name) => Some(tagger.of_name(name.as_str())),
+            _ => self.stored().map(|digest| tagger.of_blob(digest)),
+        }
+    }
+
     /// The blob that it changes, where that has to be stored already.
     pub fn stored(&self) -> Option<&Digest> {
         match self {
@@ -90,7 +101,7 @@ impl Operation {
 
 impl From<Operation> for Operations {
     fn from(operation: Operation) -> Operations {
-        Operations { list: vec![operation], arena: Arena::default() }
+        Operations { list: vec![operation].into(), arena: Arena::default() }
     }
 }
 
@@ -98,9 +109,9 @@ impl From<Operation> for Operations {
 #[derive(Default)]
 pub struct Operations {
     /// In the order that they were asked for.
-    pub list: Vec<Operation>,
+    pub list: Arena<Operation>,
     /// The frames of the small blobs and of names, one after another.
-    pub arena: Arena,
+    pub arena: Arena<u8>,
 }
 
 impl Operations {

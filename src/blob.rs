@@ -10,8 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::{Offset, header_bytes, to_usize};
 use crate::index::probe::Found;
 use crate::medium::{Disk, Medium};
-use crate::pack::Descriptor;
-use crate::record::BlobRecord;
+use crate::record::{BlobRecord, Descriptor};
 use crate::source::Source;
 use crate::view::View;
 

@@ -47,14 +47,13 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::batch::{Operation, Operations};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{Offset, directory_bytes};
 use crate::graph::Removed;
 use crate::index::table::{Events, Table};
 use crate::log::Tail;
 use crate::medium::Medium;
-use crate::record::{BlobRecord, CountersNow};
+use crate::record::{CountersNow, Descriptor};
 use crate::recovery;
 use crate::source::Source;
 use crate::space::{Space, sync_regions};
@@ -69,6 +68,7 @@ mod decide;
 mod group;
 mod in_flight;
 mod removal;
+mod warm;
 
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Default for Tuning {
 /// What one operation came to.
 pub enum Done {
     /// A blob was stored, or one more reference taken on it.
-    Blob(Digest, BlobRecord),
+    Blob(Descriptor),
     /// A link is there.
     Linked,
     /// References were given up.
@@ -376,7 +376,17 @@ impl<M: Medium> Writer<M> {
 
     /// Does all operations, or none; returns when they are as durable as the settings say. `None`: this pack was
     /// replaced by a compaction, and the operations come back to be done there.
-    pub fn commit(&self, mut operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
+    pub fn commit(&self, operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
+        if operations.list.len() < warm::OPERATIONS_MIN {
+            return self.commit_now(operations);
+        }
+        let tagger = self.source.tagger();
+        let tags: Vec<u64> = operations.list.iter().filter_map(|operation| operation.tag(tagger)).collect();
+        self.warmed(&tags, || self.commit_now(operations))
+    }
+
+    /// The same, without a thread that goes ahead.
+    fn commit_now(&self, mut operations: Operations) -> Result<Result<Vec<Done>, Operations>> {
         self.check()?;
         self.learn()?;
         if operations.sets_names() {
@@ -414,7 +424,7 @@ impl<M: Medium> Writer<M> {
             return Ok(());
         }
         let mut regions = Vec::new();
-        for operation in &mut operations.list {
+        for operation in operations.list.iter_mut() {
             if let Operation::Large(large) = operation {
                 regions.push(large.extent.region);
                 large.synced = true;

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::format::Offset;
 use crate::index::probe::Answer;
 use crate::medium::{Disk, Medium};
-use crate::pack::{Descriptor, Shared};
-use crate::record::{BlobRecord, Key, Record};
+use crate::pack::Shared;
+use crate::record::{BlobRecord, Descriptor, Key, Record};
 use crate::source::Source;
 use crate::view::View;
 

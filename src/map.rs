@@ -72,6 +72,16 @@ impl Map {
         Some(())
     }
 
+    /// Takes the fault of the next store into this word's page. Changes nothing, and does nothing beyond the map or where
+    /// that is not writable.
+    pub fn touch(&self, offset: Offset) {
+        if let Some(word) = self.word(offset).filter(|_| self.is_writable()) {
+            let now = word.load(Ordering::Relaxed);
+            // A compiler may make a load of an addition of zero.
+            let _ = word.compare_exchange(now, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Writes bytes as atomic words, in ascending order, so that it may go on beside readers of other bytes or of
     /// words. `None`, and nothing written, beyond the map or where it is not writable.
     pub fn write_bytes(&self, offset: Offset, bytes: &[u8]) -> Option<()> {
@@ -270,6 +280,9 @@ mod tests {
         assert_eq!(u64::from_le_bytes(word), 7);
         let readable = Map::of_file(&file, 8192, false).unwrap();
         assert!(!readable.is_writable() && readable.write_bytes(Offset(0), &[1]).is_none());
+        for map in [&map, &readable] {
+            [Offset(8), Offset(1), Offset(1 << 20), Offset(u64::MAX)].iter().for_each(|at| map.touch(*at));
+        }
         assert_eq!(u64::from_le(readable.word(Offset(8)).unwrap().load(Ordering::Acquire)), 7);
     }
 }

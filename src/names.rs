@@ -66,8 +66,8 @@ pub(crate) fn release_damaged<M: Medium>(source: &Source<M>, writer: &Writer<M>)
         next = after;
     }
     let release = |names: &[(Neighbour, LostName)]| {
-        let list = names.iter().map(|(place, _)| Operation::ReleaseName(*place)).collect();
-        writer.commit(Operations { list, ..Operations::default() }).map(drop)
+        let list: Vec<_> = names.iter().map(|(place, _)| Operation::ReleaseName(*place)).collect();
+        writer.commit(Operations { list: list.into(), ..Operations::default() }).map(drop)
     };
     match release(&damaged) {
         Ok(()) => return Ok(damaged.into_iter().map(|(_, lost)| lost).collect()),

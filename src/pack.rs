@@ -11,12 +11,11 @@ use arc_swap::ArcSwap;
 use crate::arena::{Arena, Spare};
 use crate::batch::{Operation, Operations};
 use crate::commit::{Done, Settings, Start, Writer};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::medium::Medium;
 use crate::mend;
 use crate::names;
-use crate::record::BlobRecord;
+use crate::record::Descriptor;
 use crate::recovery::Recovery;
 use crate::source::Source;
 use crate::sync::{Mutex, yield_now};
@@ -89,7 +88,7 @@ pub struct Shared<M: Medium> {
     pack: ArcSwap<Pack<M>>,
     settings: Settings,
     /// Memory that the last large batch has left for the next.
-    spare: Arc<Spare>,
+    spare: (Arc<Spare<Operation>>, Arc<Spare<u8>>),
     /// Views of files before a compaction that readers may still hold: for statistics.
     old: Mutex<Vec<Weak<View<M>>>>,
     /// The last checkpoint that had a thread of its own. Taken before any lock of a writer, and never by a model
@@ -106,7 +105,7 @@ impl<M: Medium> Shared<M> {
         Shared {
             pack: ArcSwap::from_pointee(pack),
             settings,
-            spare: Arc::default(),
+            spare: Default::default(),
             old: Mutex::new(Vec::new()),
             background: sync::Mutex::new(None),
             closing: Closing::default(),
@@ -120,9 +119,10 @@ impl<M: Medium> Shared<M> {
         self
     }
 
-    /// Memory for a batch.
-    pub(crate) fn arena(&self) -> Arena {
-        Arena::from_spare(self.spare.clone())
+    /// No operations yet, in the memory that is kept for a batch.
+    pub(crate) fn operations(&self) -> Operations {
+        let (list, arena) = self.spare.clone();
+        Operations { list: Arena::from_spare(list), arena: Arena::from_spare(arena) }
     }
 
     pub(crate) fn pack(&self) -> Arc<Pack<M>> {
@@ -269,7 +269,7 @@ fn end(thread: Option<JoinHandle<()>>) {
 /// The descriptor of the one blob that a commit was about.
 pub(crate) fn described(done: Vec<Done>) -> Result<Descriptor> {
     match done.into_iter().next() {
-        Some(Done::Blob(digest, blob)) => Ok(Descriptor::new(digest, &blob)),
+        Some(Done::Blob(descriptor)) => Ok(descriptor),
         _ => unreachable!("storing a blob, or a reference on it, describes it"),
     }
 }
@@ -282,27 +282,6 @@ impl<M: Medium> Drop for Shared<M> {
         }
         // It has the pack, and with that the file's lock.
         end(self.background.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-/// What a store knows of a blob, as of the moment it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Descriptor {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its references: those that callers hold, and one for each blob that links to it.
-    pub ref_count: u64,
-    /// How many blobs it links to.
-    pub link_count: u64,
-}
-
-impl Descriptor {
-    pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
-        Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
     }
 }
 

@@ -7,7 +7,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::digest::Algorithm;
+use crate::digest::{Algorithm, Digest};
 use crate::format::{
     BLOB_BYTES_LIMIT, BlobSlot, Counters, Kind, LinkSlot, NameSlot, Offset, SLOT_REMOVED, TAG_MIN, frame_bytes,
 };
@@ -43,6 +43,27 @@ impl BlobRecord {
     #[must_use]
     pub const fn frame_bytes(&self) -> u64 {
         frame_bytes(self.algorithm, self.length)
+    }
+}
+
+/// What a store knows of a blob, as of the moment it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Descriptor {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its references: those that callers hold, and one for each blob that links to it.
+    pub ref_count: u64,
+    /// How many blobs it links to.
+    pub link_count: u64,
+}
+
+impl Descriptor {
+    pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
+        Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::format::{
 };
 use crate::log::seal_blob;
 use crate::medium::Medium;
-use crate::pack::{Descriptor, Pack, Shared};
+use crate::pack::{Pack, Shared};
+use crate::record::Descriptor;
 use crate::space::Region;
 use crate::sync::{AtomicU64, Ordering, yield_now};
 

@@ -8,15 +8,15 @@ use super::group::Pending;
 use super::in_flight::Current;
 use super::{AHEAD, Done, RESERVED_LOG_BYTES, State, Writer, lock};
 use crate::batch::{Large, NewName, Operation, Operations, Small};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{BlobHeader, CHUNK_ALIGN, FrameHeader, Offset, align_up, directory_bytes};
-use crate::graph::{Changes, Outcome, Records, Removed};
+use crate::graph::{Changes, Outcome, Records, Removed, Stored};
 use crate::index::room::Room;
 use crate::log::{
     CommitFields, PLAIN_BYTES, Published, Tail, chunk_bytes, encode_group, group_bytes, seal_blob, seal_name,
 };
 use crate::medium::Medium;
+use crate::record::Descriptor;
 use crate::space::Region;
 use crate::view::View;
 
@@ -93,9 +93,9 @@ impl<M: Medium> Writer<M> {
         self.count(state, images, smalls + commit.len() as u64);
         let outcome = Arc::new(outcome);
         state.in_flight.waiting.push((state.ticket, outcome.clone()));
-        for operation in operations.list.drain(..) {
+        for operation in operations.list.iter_mut() {
             // From here on the blob may be durable, whatever happens: its bytes are never given back.
-            if let Operation::Large(mut large) = operation
+            if let Operation::Large(large) = operation
                 && decided.published.iter().any(|blob| blob.id == large.extent.frame())
             {
                 large.extent.keep();
@@ -180,14 +180,8 @@ impl<M: Medium> Writer<M> {
 
 /// Begins to load what the operations some way behind the first of these will look at.
 fn look_ahead<M: Medium>(view: &View<M>, operations: &[Operation]) {
-    match operations.get(AHEAD) {
-        Some(Operation::Small(small)) => view.prefetch_slot(small.tag),
-        Some(soon) => {
-            if let Some(digest) = soon.stored() {
-                view.prefetch_slot(view.tagger().of_blob(digest));
-            }
-        }
-        None => {}
+    if let Some(tag) = operations.get(AHEAD).and_then(|soon| soon.tag(view.tagger())) {
+        view.prefetch_slot(tag);
     }
     if let Some(digest) = operations.get(AHEAD / 2).and_then(Operation::stored) {
         view.prefetch_frame(view.tagger().of_blob(digest));
@@ -219,19 +213,21 @@ impl Decided {
     ) -> Result<()> {
         let done = match operation {
             Operation::Small(small) => {
-                if changes.publish(&small.digest, small.tag, tail.at, small.length)? {
+                let Stored { blob, is_new } = changes.publish(&small.digest, small.tag, tail.at, small.length)?;
+                if is_new {
                     self.take_in(small, arena, tail, marker);
                 }
-                blob_now(changes, &small.digest)?
+                Done::Blob(Descriptor::new(small.digest, &blob))
             }
             Operation::Large(large) => {
                 let Large { digest, tag, length, checksum, synced, extent } = large.as_ref();
-                if changes.publish(digest, *tag, extent.frame(), *length)? {
+                let Stored { blob, is_new } = changes.publish(digest, *tag, extent.frame(), *length)?;
+                if is_new {
                     self.published.push(Published { id: extent.frame(), checksum: *checksum, synced: *synced });
                 }
-                blob_now(changes, digest)?
+                Done::Blob(Descriptor::new(*digest, &blob))
             }
-            Operation::Reference(digest) => Done::Blob(*digest, changes.reference(digest)?),
+            Operation::Reference(digest) => Done::Blob(Descriptor::new(*digest, &changes.reference(digest)?)),
             Operation::Dereference(digest) => Done::Removed(changes.dereference(digest)?),
             Operation::Link(to, from) => {
                 changes.link(to, from)?;
@@ -278,11 +274,6 @@ impl Decided {
         }
         tail.at = Offset(tail.at.0 + frame.len() as u64);
     }
-}
-
-fn blob_now<R: Records>(changes: &Changes<'_, R>, digest: &Digest) -> Result<Done> {
-    let blob = changes.blob(digest)?.ok_or(Error::NotFound { digest: *digest })?;
-    Ok(Done::Blob(*digest, blob))
 }
 
 const _: () = assert!(RESERVED_LOG_BYTES + PLAIN_BYTES < CHUNK_BYTES_MIN);

@@ -32,7 +32,7 @@ pub(super) struct Pending {
     /// Jump and chunk frames.
     pub(super) heads: Vec<(Offset, FrameHeader)>,
     /// The frames of small blobs and names, and where the new ones among them go.
-    pub(super) arena: Arena,
+    pub(super) arena: Arena<u8>,
     pub(super) frames: Vec<(Offset, std::ops::Range<usize>)>,
     pub(super) commit: (Offset, Vec<u8>),
     pub(super) outcome: Arc<Outcome>,

@@ -102,6 +102,15 @@ enum Removal {
     Nothing,
 }
 
+/// A blob that was stored, with one reference more, whether it is new or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its record now.
+    pub blob: BlobRecord,
+    /// Whether it was not there before.
+    pub is_new: bool,
+}
+
 /// One batch's changes, layered over [`Records`].
 pub struct Changes<'r, R: Records> {
     base: &'r R,
@@ -175,17 +184,16 @@ impl<'r, R: Records> Changes<'r, R> {
         }
     }
 
-    /// Adds a blob with one reference, whose frame will stand at `id`: `true`. If the digest is there already, it has
-    /// one more reference, and the frame is not needed: `false`.
+    /// Adds a blob with one reference, whose frame will stand at `id`. If the digest is there already, it has one more
+    /// reference, and the frame is not needed.
     ///
     /// # Errors
     /// [`Error::TooManyReferences`], and those of [`Records`].
-    pub fn publish(&mut self, digest: &Digest, tag: u64, id: Offset, length: u64) -> Result<bool> {
+    pub fn publish(&mut self, digest: &Digest, tag: u64, id: Offset, length: u64) -> Result<Stored> {
         if let Some(at) = self.find(digest)? {
-            self.add_reference(at)?;
-            return Ok(false);
+            return Ok(Stored { blob: self.add_reference(at)?, is_new: false });
         }
-        let record = BlobRecord {
+        let blob = BlobRecord {
             tag,
             id,
             length,
@@ -196,10 +204,10 @@ impl<'r, R: Records> Changes<'r, R> {
             first_in: Offset::NONE,
             out_count: 0,
         };
-        self.touch(record, digest, false);
+        self.touch(blob, digest, false);
         self.counters.blobs = self.counters.blobs.saturating_add(1);
         self.counters.live_bytes = self.counters.live_bytes.saturating_add(length);
-        Ok(true)
+        Ok(Stored { blob, is_new: true })
     }
 
     /// One more reference, which belongs to the caller.

@@ -227,7 +227,9 @@ pub(super) const fn length(name: u64) -> u64 {
 
 pub(super) fn put(changes: &mut Changes<'_, Memory>, next: &mut u64, name: u64) -> Result<bool> {
     *next += 64;
-    changes.publish(&digest(name), 1000 + name, Offset((256 << 10) + *next), length(name))
+    let stored = changes.publish(&digest(name), 1000 + name, Offset((256 << 10) + *next), length(name))?;
+    assert_eq!(changes.blob(&digest(name))?, Some(stored.blob));
+    Ok(stored.is_new)
 }
 
 /// A store of blobs with one reference each, and these links (from, to); who is linked to has no reference to spare.

@@ -45,7 +45,7 @@ use crate::error::Result;
 use crate::format::{
     Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
 };
-use crate::index::probe::{Segment, directory_index, probes};
+use crate::index::probe::{Segment, directory_index, is_born, probes};
 use crate::map::{Front, LINE_BYTES, Line, is_same_line};
 use crate::medium::Medium;
 use crate::sync::Ordering;
@@ -155,6 +155,14 @@ impl<M: Medium> View<M> {
         {
             front.prefetch(Offset(hint.id));
         }
+    }
+
+    /// The segment for this tag, if stores go there and not into a copy: if it was made after the last freeze, which
+    /// `born` stands for. Only a hint.
+    pub fn born_segment(&self, tag: u64, born: u64) -> Option<Offset> {
+        let front = self.front();
+        let (_, entry) = self.entry_of(front, tag)?;
+        is_born(front.line(line_of(entry.segment))?, born).then_some(entry.segment)
     }
 
     /// Where a record is looked for first: from its home on, or in the segment's last slots. What lies behind these is

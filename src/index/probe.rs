@@ -485,3 +485,8 @@ pub fn header(words: &[Word]) -> Option<SegmentHeader> {
     let header = SegmentHeader::read_from_bytes(&bytes_of(&load(&words[..8]))).ok()?;
     header.is_sealed().then_some(header)
 }
+
+/// Whether a segment, or its header alone, was made after the freeze that `born` stands for.
+pub fn is_born(words: &[Word], born: u64) -> bool {
+    u64::from_le(words[2].load(Ordering::Relaxed)) == born
+}

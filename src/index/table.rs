@@ -12,7 +12,7 @@ use crate::format::{
     DEPTH_MAX, Entry, LiveWord, Offset, SegmentHeader, TAG_EMPTY, TAG_TOMBSTONE, directory_bytes, first_generation,
     home_slot, segment_bytes, to_u64, to_usize,
 };
-use crate::index::probe::{OTHER_GENERATION, directory_index, header, load, probes};
+use crate::index::probe::{OTHER_GENERATION, directory_index, header, is_born, load, probes};
 use crate::medium::Medium;
 use crate::pieces::Pieces;
 use crate::record::{Image, Record, Words, words_of};
@@ -125,6 +125,11 @@ impl Table {
         Ok(table)
     }
 
+    /// What the headers of the segments hold that were made after the last freeze.
+    pub fn born(&self) -> u64 {
+        self.born
+    }
+
     /// The live directory.
     pub fn live(&self) -> LiveWord {
         self.live
@@ -216,7 +221,7 @@ impl Table {
     }
 
     fn is_ours(&self, words: &[Word]) -> bool {
-        u64::from_le(words[2].load(Ordering::Relaxed)) == self.born
+        is_born(words, self.born)
     }
 
     /// The slots where a record with this tag may stand, in the order of a search.

@@ -1,6 +1,6 @@
 //! The index over plain bytes: what it holds is what a map holds, however often it was split, copied and doubled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use zerocopy::little_endian::{U32, U64};
@@ -95,6 +95,31 @@ fn check(view: &View<Sim>, model: &HashMap<Key, Record>, gone: &[Record]) {
         next = after;
     }
     assert_eq!(walked, model.len());
+}
+
+#[test]
+fn a_segment_is_stored_into_until_the_next_freeze() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    let mut put = |table: &mut Table, number| {
+        let record = link(&tagger, number, 1, 1);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+        record.tag()
+    };
+    let tags: Vec<u64> = (1..=40).map(|number| put(&mut table, number)).collect();
+    let segments = |table: &Table| {
+        let found: Vec<_> = tags.iter().filter_map(|tag| view.born_segment(*tag, table.born())).collect();
+        (found.len(), found.into_iter().collect::<BTreeSet<_>>().len())
+    };
+    let (found, different) = segments(&table);
+    assert!(found == 40 && different > 1, "{found} in {different}");
+    let of_one = view.born_segment(tags[0], table.born());
+    table.freeze(1);
+    assert_eq!(segments(&table), (0, 0));
+    put(&mut table, 1);
+    let copied = view.born_segment(tags[0], table.born());
+    assert!(copied.is_some() && copied != of_one);
+    assert_eq!(segments(&table).1, 1);
 }
 
 #[test]

@@ -70,6 +70,11 @@ fn stores_words_that_maps_and_reads_see<M: Medium>(file: &M) {
     file.read_at(Offset(at + 8), &mut bytes).unwrap();
     assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 2]);
     file.sync_range(Offset(at + 8), 24).unwrap();
+    for near in [at, at + 8, at + 4, at + (1 << 30), u64::MAX] {
+        file.prepare_store(Offset(near));
+    }
+    file.read_at(Offset(at + 8), &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 2]);
     file.write_at(Offset(at + 100), &[b"written"], true).unwrap();
     assert_eq!(map.bytes(Offset(at + 100), 7).unwrap(), b"written");
     let reader = file.reopen(false).unwrap();
@@ -102,6 +107,7 @@ fn a_read_only_handle_changes_nothing<M: Medium>(file: &M) {
     let reader = file.reopen(false).unwrap();
     reader.map(1).unwrap();
     assert!(reader.store(Offset(0), &[9]).is_err());
+    reader.prepare_store(Offset(0));
     assert!(reader.write_at(Offset(0), &[b"no"], false).is_err());
     assert!(reader.write_at(Offset(0), &[b"no"], true).is_err());
     assert!(reader.allocate(Offset(0), 1 << 20).is_err());

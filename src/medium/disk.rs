@@ -294,6 +294,16 @@ impl Medium for Disk {
         true
     }
 
+    fn prepare_store(&self, offset: Offset) {
+        let by_map = self.write && !self.stores_by_pwrite.load(Ordering::Relaxed);
+        if by_map
+            && offset.checked_add(8).is_some_and(|end| self.reaches(end.0).unwrap_or(false))
+            && let Some(map) = &*self.map.load()
+        {
+            map.touch(offset);
+        }
+    }
+
     fn prepare_sync(&self, offset: Offset, length: u64) {
         if !self.stores_by_pwrite.load(Ordering::Relaxed)
             && let Some(map) = &*self.map.load()

@@ -106,6 +106,10 @@ pub trait Medium: Send + Sync + Sized + 'static {
     /// by page, and stop all processors for.
     fn prepare_sync(&self, _offset: Offset, _length: u64) {}
 
+    /// Prepares the page at `offset` for its next store, as a hint: takes the fault that this would have. Changes
+    /// nothing, and may be asked beside stores.
+    fn prepare_store(&self, _offset: Offset) {}
+
     /// Makes a range durable, whether it was written by [`write_at`](Medium::write_at) or [`store`](Medium::store).
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()>;
 

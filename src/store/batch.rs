@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::format::LARGE_BYTES;
 use crate::medium::{Disk, Medium};
 use crate::name::Name;
-use crate::pack::{Descriptor, Pack, Shared};
+use crate::pack::{Pack, Shared};
+use crate::record::Descriptor;
 use crate::store::Removed;
 use crate::writer::{BlobWriter, Staged, StagedGuard};
 
@@ -49,8 +50,7 @@ pub enum Outcome<M: Medium = Disk> {
 
 impl<M: Medium> Batch<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>) -> Batch<M> {
-        let operations = Operations { arena: shared.arena(), ..Operations::default() };
-        Batch { pack: shared.pack(), shared, operations, staged: Vec::new() }
+        Batch { pack: shared.pack(), operations: shared.operations(), shared, staged: Vec::new() }
     }
 
     /// Stores a blob under its SHA-256, with one reference; where it is stored already, adds one. Returns its digest.
@@ -147,7 +147,7 @@ impl<M: Medium> Batch<M> {
         let (pack, done) = self.shared.commit(self.operations)?;
         drop(self.staged);
         let outcome = |done| match done {
-            Done::Blob(digest, blob) => Outcome::Blob(Descriptor::new(digest, &blob)),
+            Done::Blob(descriptor) => Outcome::Blob(descriptor),
             Done::Linked => Outcome::Linked,
             Done::Removed(removed) => Outcome::Removed(Removed::new(pack.source().clone(), removed)),
         };

@@ -35,7 +35,7 @@ pub use options::How;
 pub use options::OpenOptions;
 pub use stats::Stats;
 
-pub use crate::pack::Descriptor;
+pub use crate::record::Descriptor;
 
 /// What giving up a reference removed.
 pub struct Removed<M: Medium = Disk> {

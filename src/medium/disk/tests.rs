@@ -38,6 +38,35 @@ fn the_disk_keeps_the_contract() {
     assert_eq!(names(&path), ["aside", "pack"]);
 }
 
+/// The pages that this thread had to wait for so far.
+#[cfg(target_os = "linux")]
+fn faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    // Behind the name, which may hold anything: minor and major faults are the tenth and the twelfth field.
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[7].parse::<u64>().unwrap() + fields[9].parse::<u64>().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_page_that_is_prepared_has_had_the_fault_of_its_next_store() {
+    const PAGES: u64 = 512;
+    let (_directory, path) = directory();
+    let disk = Disk::create(&path.join("pack"), 0o600).unwrap();
+    disk.allocate(Offset(0), PAGES << 12).unwrap();
+    disk.map(PAGES << 12).unwrap();
+    let pages = || (0..PAGES).map(|page| Offset(page << 12));
+    let before = faults();
+    pages().for_each(|page| disk.prepare_store(page));
+    let prepared = faults();
+    pages().for_each(|page| disk.store(page, &[1]).unwrap());
+    let (first, then) = (prepared - before, faults() - prepared);
+    assert!(first > 4 * then, "{first} faults, then {then}");
+    disk.store_by_pwrite();
+    pages().for_each(|page| disk.prepare_store(page));
+    assert!(pages().all(|page| disk.map(1).unwrap().word(page).unwrap().load(Ordering::Relaxed) == 1u64.to_le()));
+}
+
 /// Both those that were stored before and those that come while it is prepared.
 #[test]
 fn words_stay_when_their_sync_is_prepared() {

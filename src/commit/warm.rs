@@ -1,0 +1,52 @@
+//! A thread that goes ahead of a large batch, to the pages of the index that this will look at and change.
+//!
+//! The caller of a large batch mostly waits: for memory, for the disk, and for a fault wherever the system has written a
+//! page of the index back since it was last stored into. Another core can take the faults meanwhile, and bring slots and
+//! frames nearer. It decides nothing and changes nothing, so it may be late, or not be there at all.
+//!
+//! MEASURED
+
+use std::thread;
+
+use super::{AHEAD, Writer, lock};
+use crate::medium::Medium;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Smaller batches are done before a thread is well under way. Unit tests are to see it at work, model checkers have no
+/// such threads.
+pub(super) const OPERATIONS_MIN: usize = if cfg!(test) { 4 } else { 2048 };
+
+impl<M: Medium> Writer<M> {
+    /// Does `work`, which will need the records with these tags, in this order.
+    pub(super) fn warmed<T>(&self, tags: &[u64], work: impl FnOnce() -> T) -> T {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let ahead = || self.go_ahead(tags, &over);
+            // Where no thread is to be had it goes without.
+            let _ = thread::Builder::new().name("blobpack ahead".into()).spawn_scoped(scope, ahead);
+            let result = work();
+            over.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+
+    fn go_ahead(&self, tags: &[u64], over: &AtomicBool) {
+        let born = lock(&self.applied).table.born();
+        let view = self.source.view();
+        for (number, &tag) in tags.iter().enumerate() {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some(&soon) = tags.get(number + AHEAD) {
+                view.prefetch_slot(soon);
+            }
+            view.prefetch_frame(tag);
+            if let Some(segment) = view.born_segment(tag, born) {
+                self.medium.prepare_store(segment);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
