@@ -268,7 +268,7 @@ pub struct Counters {
 /// |---|---|
 /// | 0 | live word: directory page (34 bits), depth (6), switch count (24) |
 /// | 1 | notice: attach count (63 bits; a writer that takes over adds one), superseded flag (bit 0) |
-/// | 2 | durable tail: the log is durable up to here |
+/// | 2 | acknowledged tail: commits up to here were told to be done, as durable as the store's settings ask |
 /// | 3, 4 | boot id of the machine that wrote this page |
 /// | 5 | device |
 /// | 6 | inode |
@@ -281,7 +281,7 @@ pub mod live {
     /// See the table.
     pub const NOTICE: Offset = Offset(LIVE_AT.0 + 8);
     /// See the table.
-    pub const DURABLE: Offset = Offset(LIVE_AT.0 + 16);
+    pub const ACKNOWLEDGED: Offset = Offset(LIVE_AT.0 + 16);
     /// See the table: words 3 to 7.
     pub const HOST: Offset = Offset(LIVE_AT.0 + 24);
     /// The flag in the notice.
@@ -1049,7 +1049,7 @@ mod tests {
         const KIB: u64 = 1024;
         assert_eq!((IDENTITY_AT.0, SUPERBLOCKS_AT[0].0, SUPERBLOCKS_AT[1].0), (0, 64 * KIB, 128 * KIB));
         assert_eq!((LIVE_AT.0, SPACE_AT.0, CHUNK_ALIGN, LARGE_BYTES), (192 * KIB, 256 * KIB, 64 * KIB, 64 * KIB));
-        let live_page = [live::WORD, live::NOTICE, live::DURABLE, live::HOST].map(|at| at.0 - LIVE_AT.0);
+        let live_page = [live::WORD, live::NOTICE, live::ACKNOWLEDGED, live::HOST].map(|at| at.0 - LIVE_AT.0);
         assert_eq!(live_page, [0, 8, 16, 24]);
         assert_eq!((FILE_BYTES_MAX, BLOB_BYTES_LIMIT, IMAGES_MAX), (64 * KIB.pow(4), 64 * KIB.pow(4), KIB * KIB));
         let codes =

@@ -112,13 +112,13 @@ pub fn inspect_in<M: Medium>(disk: M) -> Result<Inspection<M>> {
         let live_word = LiveWord::unpack(word(live::WORD));
         let notice = word(live::NOTICE);
         let detail = format!(
-            "directory {} depth {} switches {} writers {} superseded {} durable tail {}",
+            "directory {} depth {} switches {} writers {} superseded {} acknowledged tail {}",
             live_word.directory,
             live_word.depth,
             live_word.switches,
             notice >> 1,
             notice & live::SUPERSEDED != 0,
-            word(live::DURABLE),
+            word(live::ACKNOWLEDGED),
         );
         items.push_back(item(LIVE_AT, "live", 64, true, detail));
     }

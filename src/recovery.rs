@@ -73,7 +73,7 @@ pub struct Recovery {
     /// Changed records in these.
     pub replayed_images: u64,
     /// Commits behind the log's end that were not complete, or built on one that was not. Nobody was told that they
-    /// were done.
+    /// were done; or with [`Durability::Process`](crate::Durability::Process) the power failed after that.
     pub dropped_commits: u64,
     /// Whether the newest superblock was damaged, so that the older one and the log had to serve.
     pub lost_superblock: bool,
@@ -445,7 +445,7 @@ pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) ->
     };
     table.continue_switches(view.live().switches.wrapping_add(1));
     table.publish(view)?;
-    store(live::DURABLE, &[tail.at.0])?;
+    store(live::ACKNOWLEDGED, &[tail.at.0])?;
     let host = host_words(medium.as_ref())?;
     store(live::HOST, &host)?;
     let attached = view.file_word(live::NOTICE).unwrap_or(0) >> 1;
@@ -754,13 +754,15 @@ impl Scan {
         Ok(head)
     }
 
-    /// The newest commit is vouched for by no later one. While the machine runs, the live page's durable tail does it.
+    /// The newest commit is vouched for by no later one, and without syncs that holds for all since the last checkpoint.
+    /// While the machine runs, the live page's acknowledged tail does it.
     fn check_live_page<M: Medium>(&self, medium: &M) -> Result<Option<(Offset, &'static str)>> {
         let mut words = [0; 48];
         if length(medium)? < live::HOST.0 + 40 {
             return Ok(None);
         }
-        medium.read_at(live::DURABLE, &mut words).map_err(|e| Error::io("read the live page", medium.path(), e))?;
+        let io = |e| Error::io("read the live page", medium.path(), e);
+        medium.read_at(live::ACKNOWLEDGED, &mut words).map_err(io)?;
         let words: Vec<u64> = words.chunks_exact(8).map(LittleEndian::read_u64).collect();
         let host = host_words(medium)?;
         let lost = host[..2] != [0, 0] && words[1..] == host && words[0] > self.tail.at.0;

@@ -72,5 +72,34 @@ pub fn stand_still<M: Medium, T>(
 
 /// What changes with every commit, checkpoint and takeover.
 fn moment<M: Medium>(view: &View<M>) -> [Option<u64>; 3] {
-    [view.file_word(live::DURABLE), view.file_word(live::NOTICE), Some(view.live_raw())]
+    [view.file_word(live::ACKNOWLEDGED), view.file_word(live::NOTICE), Some(view.live_raw())]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::commit::Durability;
+    use crate::medium::SimDirectory;
+    use crate::store::{How, Store};
+
+    #[test]
+    fn a_look_beside_a_writer_says_that_a_commit_came_in_between() {
+        for durability in [Durability::PowerLoss, Durability::Process] {
+            let directory = SimDirectory::new(64 << 20);
+            let options = Store::options().durability(durability);
+            let store = options.create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+            let digest = store.put(b"a blob").unwrap().digest;
+            let medium = directory.open("a.pack", false).unwrap();
+            let reader = Store::options().read_only(true).open_in(medium, How::Open).unwrap().unwrap();
+            for commits in [true, false] {
+                let look = |sight: &Sight<'_, _>| {
+                    assert!(sight.is_moving);
+                    if commits { store.reference(&digest).map(drop) } else { Ok(()) }
+                };
+                assert_eq!(stand_still(reader.shared(), look).unwrap().1, commits, "{durability:?}");
+            }
+        }
+    }
 }

@@ -217,10 +217,10 @@ impl<M: Medium> Writer<M> {
                 return Err(error);
             }
         }
-        if let (Some(last), true) = (group.last(), durable) {
+        if let Some(last) = group.last() {
             self.medium
-                .store(live::DURABLE, &[last.tail.at.0])
-                .map_err(|e| Error::io("store the durable tail", self.medium.path(), e))?;
+                .store(live::ACKNOWLEDGED, &[last.tail.at.0])
+                .map_err(|e| Error::io("store the acknowledged tail", self.medium.path(), e))?;
         }
         Ok(())
     }

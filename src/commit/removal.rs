@@ -9,7 +9,8 @@
 //!    valid: a crash before it is durable leaves a log that ends before the group.
 //! 4. The last frame is synced, after the others; then the directory is shown. Readers see one switch.
 //!
-//! Where the disk is full before the end, the parts so far are forgotten, in the index and in the log.
+//! Where the disk is full before the end, a record on the way is damaged, or the removal is refused, as another one came
+//! first, the parts so far are forgotten, in the index and in the log.
 
 use super::decide::Plan;
 use super::{Applied, Done, State, Writer, lock};
@@ -17,7 +18,7 @@ use crate::batch::{Operation, Operations};
 use crate::commit::{Durability, RESERVED_LOG_BYTES};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, live};
+use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, directory_bytes, live};
 use crate::graph::{Changes, Left, Records, Removed};
 use crate::log::{CommitFields, encode_part, group_bytes};
 use crate::map::Map;
@@ -37,6 +38,8 @@ struct Parts {
     removed: Removed,
     images: u64,
     bytes: u64,
+    /// They can't be forgotten any more: the last frame is on its way, or there.
+    stay: bool,
 }
 
 impl<M: Medium> Writer<M> {
@@ -57,12 +60,13 @@ impl<M: Medium> Writer<M> {
         };
         let shown = applied.table.hide(superblocks.newest.sequence.get() + 1);
         let plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
-        let (removed, images, bytes) = (Removed::default(), 0, 0);
-        let mut parts = Parts { plan, counters: state.counters, removed, images, bytes };
+        let (removed, images, bytes, stay) = (Removed::default(), 0, 0, false);
+        let mut parts = Parts { plan, counters: state.counters, removed, images, bytes, stay };
         let done = self.write_parts(&state, &mut applied, &operations.list[0], &mut parts);
         match &done {
             Ok(()) => (applied.tail, applied.counters) = (parts.plan.tail, parts.counters),
-            Err(Error::NoSpace { .. } | Error::LimitReached { .. }) => {
+            Err(error) if parts.stay || matches!(error, Error::Io { .. }) => self.fail(&applied, error),
+            Err(_) => {
                 let mut space = lock(&self.space);
                 space.roll_back(before);
                 while let Some(chunk) = parts.plan.chunks.pop() {
@@ -70,7 +74,6 @@ impl<M: Medium> Writer<M> {
                 }
                 applied.table.show_again(shown);
             }
-            Err(error) => self.fail(&applied, error),
         }
         done?;
         // All parts are in the log, as durable as the settings ask: from here on whoever reads has them, in whichever
@@ -88,10 +91,7 @@ impl<M: Medium> Writer<M> {
     fn show(&self, applied: &mut Applied, parts: &Parts) -> Result<()> {
         let io = |e| Error::io("store into the live page", self.medium.path(), e);
         applied.table.publish(self.source.renew()?.as_ref())?;
-        if self.settings.durability == Durability::PowerLoss {
-            self.medium.store(live::DURABLE, &[parts.plan.tail.at.0]).map_err(io)?;
-        }
-        Ok(())
+        self.medium.store(live::ACKNOWLEDGED, &[parts.plan.tail.at.0]).map_err(io)
     }
 
     fn write_parts(
@@ -127,7 +127,7 @@ impl<M: Medium> Writer<M> {
 
             let images = outcome.images.len() as u64;
             self.make_room(&mut parts.plan, 0, group_bytes(images, 0) + RESERVED_LOG_BYTES)?;
-            let promised = self.reserve_copies(images)?;
+            let promised = self.reserve_copies(images, applied.table.live().depth)?;
             let fields = CommitFields {
                 sequence: state.sequence,
                 durable_upto: state.durable_upto,
@@ -137,6 +137,7 @@ impl<M: Medium> Writer<M> {
             let place = (number, left.is_empty());
             let frame = encode_part(view.marker(), &mut parts.plan.tail, &outcome.images, &fields, place);
             parts.bytes += frame.len() as u64;
+            parts.stay = left.is_empty();
             let heads = parts.plan.heads.drain(..);
             for (at, bytes) in heads.map(|(at, head)| (at, head.as_bytes().to_vec())).chain([(at, frame)]) {
                 self.medium
@@ -161,9 +162,10 @@ impl<M: Medium> Writer<M> {
     }
 
     /// Reserves the index regions of a part, which changes and removes records and adds none.
-    fn reserve_copies(&self, images: u64) -> Result<u64> {
+    fn reserve_copies(&self, images: u64, depth: u32) -> Result<u64> {
         let mut space = lock(&self.space);
         let copies = space.copies_needed(images);
+        space.reserve_directory(self.medium.as_ref(), directory_bytes(depth))?;
         space.promise(self.medium.as_ref(), copies, self.settings.tuning.reserve_segments)?;
         Ok(copies)
     }

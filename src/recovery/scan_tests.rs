@@ -269,10 +269,10 @@ fn a_blob_is_either_lost_or_dropped() {
 fn a_repair_does_not_ask_the_live_page() {
     let mut pack = Pack::new();
     let end = pack.commit(SEQUENCE, Offset::NONE, &[]);
-    pack.medium.store(live::DURABLE, &[end.0]).unwrap();
+    pack.medium.store(live::ACKNOWLEDGED, &[end.0]).unwrap();
     pack.medium.store(live::HOST, &host_words(&pack.medium).unwrap()).unwrap();
     pack.run(false).unwrap();
-    pack.medium.store(live::DURABLE, &[end.0 + 64]).unwrap();
+    pack.medium.store(live::ACKNOWLEDGED, &[end.0 + 64]).unwrap();
     let told = damage(pack.run(false));
     assert!(told.contains("more was acknowledged"), "{told}");
     let scan = pack.run(true).unwrap();

@@ -4,11 +4,13 @@
 use zerocopy::little_endian::U32;
 
 use super::*;
+use crate::commit::Durability;
 use crate::digest::Algorithm;
 use crate::format::{BlobHeader, CommitBody, CommitDetail};
 use crate::log::{CommitFields, Published, encode_group, seal_name};
 use crate::medium::{Action, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image};
+use crate::store::{How, Store};
 
 pub(super) const MARKER: u64 = 99;
 pub(super) const START: u64 = SPACE_AT.0;
@@ -312,7 +314,7 @@ fn frames_behind_the_end_are_found_wherever_they_stand() {
 fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
     let (directory, medium) = file();
     let found = |durable: u64, host: [u64; 5]| {
-        medium.store(live::DURABLE, &[durable]).unwrap();
+        medium.store(live::ACKNOWLEDGED, &[durable]).unwrap();
         medium.store(live::HOST, &host).unwrap();
         scan(tail(START + 640, START + (1 << 16))).check_live_page(&medium).unwrap().map(|(at, _)| at)
     };
@@ -331,6 +333,43 @@ fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
     let medium = SimDirectory::new(1 << 20).create("short").unwrap();
     medium.allocate(Offset(0), live::HOST.0 + 39).unwrap();
     assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
+}
+
+/// Without syncs nothing in the log vouches for what came since the checkpoint: where one of its payloads was rotten, all
+/// that came after it was dropped, and nobody was told.
+#[test]
+fn what_a_killed_process_was_told_is_there_or_missed() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let directory = SimDirectory::new(64 << 20);
+        let options = || Store::options().durability(durability);
+        let store = options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+        let digests: Vec<Digest> = (0..8u8).map(|byte| store.put(&[byte; 100]).unwrap().digest).collect();
+        let id = |digest| store.shared().source().view().blob_record(digest).unwrap().unwrap().id;
+        for number in [0, 3, 7] {
+            let mut bytes = directory.bytes("a.pack").unwrap();
+            bytes[to_usize(id(&digests[number]).0) + 100] ^= 1;
+            let open_after = |boot: Option<u64>| {
+                let killed = SimDirectory::new(64 << 20);
+                killed.insert("a.pack", bytes.clone());
+                if let Some(boot) = boot {
+                    killed.set_boot(boot);
+                }
+                options().open_in(killed.open("a.pack", true).unwrap(), How::Open).map(Option::unwrap)
+            };
+            let is_cut = durability == Durability::Process || number == 7;
+            let context = format!("{durability:?}, blob {number}");
+            match open_after(Some(directory.boot())) {
+                Ok(store) => assert!(!is_cut && store.stats().unwrap().blobs == 8, "{context}"),
+                Err(error) => {
+                    assert!(is_cut && error.to_string().contains("more was acknowledged"), "{context}: {error}")
+                }
+            }
+            // After a power cut it may be torn.
+            let store = open_after(None).unwrap();
+            let left = if is_cut { number as u64 } else { 8 };
+            assert_eq!((store.stats().unwrap().blobs, store.recovery().dropped_commits), (left, 8 - left), "{context}");
+        }
+    }
 }
 
 /// A large blob whose place was given out before the checkpoint, and whose bytes were not synced, was left as it was:

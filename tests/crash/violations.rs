@@ -154,8 +154,8 @@ impl Violation {
                 Vec::new()
             }
             (Violation::NoticeNotStored, Action::Store { offset: live::NOTICE, .. }) => Vec::new(),
-            (Violation::DurableTailTooFar, Action::Store { offset: live::DURABLE, words }) => {
-                vec![with(Action::Store { offset: live::DURABLE, words: vec![words[0] + PAGE_BYTES] })]
+            (Violation::DurableTailTooFar, Action::Store { offset: live::ACKNOWLEDGED, words }) => {
+                vec![with(Action::Store { offset: live::ACKNOWLEDGED, words: vec![words[0] + PAGE_BYTES] })]
             }
             (_, action) => vec![with(action)],
         }

@@ -31,13 +31,13 @@ fn a_removal_in_parts_is_one_commit_as_durable_as_others_are() {
         let (_, store, root) = tree(durability);
         let pack = store.shared().pack();
         let writer = pack.writer().unwrap();
-        let durable = |state: &State| (state.durable_upto, writer.source().view().word(live::DURABLE).unwrap());
-        let (before, commits) = (durable(&lock(&writer.state)), store.stats().unwrap().commits);
+        let acknowledged = || writer.source().view().word(live::ACKNOWLEDGED).unwrap();
+        let (before, commits) = (lock(&writer.state).durable_upto, store.stats().unwrap().commits);
         assert_eq!(store.dereference(&root).unwrap().blobs(), 21);
         let state = lock(&writer.state);
         assert_eq!(state.counters.commits, commits + 1);
-        let upto = (state.tail.at, state.tail.at.0);
-        assert_eq!(durable(&state), if durability == Durability::PowerLoss { upto } else { before }, "{durability:?}");
+        let durable = if durability == Durability::PowerLoss { state.tail.at } else { before };
+        assert_eq!((state.durable_upto, acknowledged()), (durable, state.tail.at.0), "{durability:?}");
         assert_eq!(state.tail.chunk_end - state.tail.chunk.0, 128 << 10, "no more of the log is taken than it needs");
     }
 }
@@ -115,4 +115,44 @@ fn a_frame_whose_blob_has_come_back_elsewhere_is_no_blob() {
     Hidden { view: &source.view() }.blob_by_id(first.id).unwrap_err();
     let state = lock(&pack.writer().unwrap().state);
     Current::new(&state, source).blob_by_id(first.id).unwrap_err();
+}
+
+/// What was decided before another removal or link came first: a refusal, of which nothing stays.
+#[test]
+fn a_removal_in_parts_that_is_refused_after_all_is_not_the_writers_end() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let other = store.put(b"other").unwrap().digest;
+    let pack = store.shared().pack();
+    let again = || pack.writer().unwrap().remove_in_parts(Operation::Dereference(root).into());
+    store.link(&root, &other).unwrap();
+    assert!(matches!(again(), Err(Error::NoSpareReference { .. })));
+    store.unlink(&root, &other).unwrap();
+    assert!(matches!(again(), Err(Error::NotFound { .. })));
+    store.put(b"another").unwrap();
+    assert_eq!(store.stats().unwrap().blobs, 2);
+    assert!(store.verify().unwrap().damage.is_empty());
+}
+
+#[test]
+fn damage_that_a_removal_meets_is_an_error_with_nothing_changed() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let (_, store, root) = tree(durability);
+        let pack = store.shared().pack();
+        let writer = pack.writer().unwrap();
+        // The oldest link is met last, several parts later. Its blob's header rots.
+        let leaf = Digest::of(crate::digest::Algorithm::Sha256, &[0; 10]);
+        let id = writer.source().view().blob_record(&leaf).unwrap().unwrap().id;
+        let rotten = Offset(id.0 + 40);
+        let mut bytes = [0; 4];
+        writer.medium.read_at(rotten, &mut bytes).unwrap();
+        writer.medium.write_at(rotten, &[&bytes.map(|byte| !byte)], false).unwrap();
+        let tail = lock(&writer.state).tail.at;
+        assert!(matches!(store.dereference(&root), Err(Error::Damaged(_))));
+        assert_eq!(lock(&writer.state).tail.at, tail);
+        writer.medium.write_at(rotten, &[&bytes], false).unwrap();
+        store.put(b"another").unwrap();
+        assert!(store.verify().unwrap().damage.is_empty());
+        assert_eq!(store.dereference(&root).unwrap().blobs(), 21);
+        assert!(store.verify().unwrap().damage.is_empty());
+    }
 }
