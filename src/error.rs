@@ -304,7 +304,7 @@ fn after(remedy: Option<&str>) -> String {
 }
 
 /// A text that may be of any length, as an error line shows it.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),

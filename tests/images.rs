@@ -351,6 +351,16 @@ fn bad_layouts() -> Vec<Bad> {
     bad("an index that is a manifest", &of(both.as_bytes()), "at once", &root(INDEX, both));
     let index = r#"{"manifests":[]}"#;
     bad("an index for a manifest", &of(index.as_bytes()), "another kind", &root(MANIFEST, index));
+    let whole = &good.files[&manifest];
+    for media_type in [
+        "text/plain",
+        CONFIG,
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.oci.image.manifest.v1+json;charset=utf-8",
+        "APPLICATION/VND.OCI.IMAGE.MANIFEST.V1+JSON",
+    ] {
+        bad("a root of no manifest's media type", &manifest, media_type, &root(media_type, whole));
+    }
     let mut nested = Layout::new();
     let mut descriptor = nested.index(&[]);
     for _ in 0..9 {

@@ -34,11 +34,11 @@
 //!
 //! # What becomes of an image
 //!
-//! The root is what the layout's `index.json` describes: a manifest, or an index of manifests. Index to manifests, and
-//! manifest to configuration and layers, become links, so that the root keeps everything. The root's name keeps the
-//! root. It is the one that the caller asks for; without, the source's own (`io.containerd.image.name`, else
-//! `org.opencontainers.image.ref.name`, or a Docker archive's tags), which is never taken away from another image.
-//! Where there is no name at all the caller has a reference on the root.
+//! The root is what the layout's `index.json` describes: a manifest, or an index of manifests; one of any other media
+//! type is refused. Index to manifests, and manifest to configuration and layers, become links, so that the root keeps
+//! everything. The root's name keeps the root. It is the one that the caller asks for; without, the source's own
+//! (`io.containerd.image.name`, else `org.opencontainers.image.ref.name`, or a Docker archive's tags), which is never
+//! taken away from another image. Where there is no name at all the caller has a reference on the root.
 //!
 //! * **Whole, or nothing.** Each blob is compared with the digest and the size that its descriptor states, and one
 //!   batch commits them with links and names.

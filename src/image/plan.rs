@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::fault::Fault;
 use crate::image::manifest::{Kind, MANIFEST_BYTES_MAX, Reference, references};
 
@@ -45,11 +45,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Walks from the root. Where `sparse`, manifests that an index names may be absent, but not all of one index.
+    /// Walks from the root, which has to be a manifest or an index. Where `sparse`, manifests that an index names may
+    /// be absent, but not all of one index.
     ///
     /// Breadth first, so that no depth costs stack. Each manifest is read once, so that no diamond of indexes costs
     /// more than its blobs.
     pub fn new(root: &Reference, blobs: &impl Blobs, sparse: bool) -> Result<Plan> {
+        if Kind::of(&root.media_type).is_none() {
+            // As a leaf it would be there without all that it names.
+            let reason = format!("is no manifest or index: its media type is {:?}", shortened(&root.media_type));
+            return Err(blobs.fault(&root.digest, Fault::Refused { reason }));
+        }
         let mut walk = Walk { blobs, sparse, positions: HashMap::new(), nodes: Vec::new(), missing: Vec::new() };
         if !walk.visit(root, false, 0)? {
             return Err(blobs.missing(&root.digest));
