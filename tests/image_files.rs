@@ -267,6 +267,30 @@ fn a_layout_gets_images_in_addition_and_a_name_is_one_images() {
     assert_eq!(index_of(&place.path("new")), [(place.image.to_string(), some("a"))]);
 }
 
+/// An entry of the same image once lost all that other tools had said of it when it got its name.
+#[test]
+fn an_entry_that_gets_a_name_keeps_all_else() {
+    let place = Place::new();
+    let path = place.path("out/index.json");
+    for annotations in [None, Some(json!({"x": "y"}))] {
+        place.export("oci:out").unwrap();
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let entry = &mut index["manifests"][0];
+        entry["platform"] = json!({"architecture": "arm64", "os": "linux"});
+        entry["artifactType"] = json!("x/y");
+        if let Some(annotations) = annotations {
+            entry["annotations"] = annotations;
+        }
+        fs::write(&path, index.to_string()).unwrap();
+
+        place.export("oci:out:a").unwrap();
+        index["manifests"][0]["annotations"][REF_NAME] = json!("a");
+        let found: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(found, index);
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+}
+
 #[test]
 fn exports_into_one_layout_at_once_follow_one_another() {
     let place = Place::new();

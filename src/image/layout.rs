@@ -311,20 +311,20 @@ pub fn with_image(mut index: Map<String, Value>, root: &Reference, reference: Op
         }
     }
     if !there {
-        let mut entry = json!({"mediaType": root.media_type, "digest": digest, "size": root.size});
-        if let Some(reference) = reference {
-            entry["annotations"] = json!({REF_NAME: reference});
-        }
         // An entry of the image that has no reference gets this one, so that it is not listed twice.
         let nameless = |entry: &Value| {
             is_root(entry) && entry.pointer("/annotations").is_none_or(|all| all.get(REF_NAME).is_none())
         };
-        match manifests.iter_mut().find(|entry| nameless(entry)) {
-            Some(found) => match (found.get_mut("annotations").and_then(Value::as_object_mut), reference) {
-                (Some(annotations), Some(reference)) => drop(annotations.insert(REF_NAME.into(), reference.into())),
-                _ => *found = entry,
-            },
-            None => manifests.push(entry),
+        let entry = match manifests.iter().position(nameless) {
+            Some(at) => &mut manifests[at],
+            None => manifests.push_mut(json!({"mediaType": root.media_type, "digest": digest, "size": root.size})),
+        };
+        if let Some(reference) = reference {
+            // All else that the entry says is not ours.
+            match entry.get_mut("annotations").and_then(Value::as_object_mut) {
+                Some(annotations) => drop(annotations.insert(REF_NAME.into(), reference.into())),
+                None => entry["annotations"] = json!({REF_NAME: reference}),
+            }
         }
     }
     index.entry("schemaVersion").or_insert(json!(2));
