@@ -291,6 +291,21 @@ fn an_entry_that_gets_a_name_keeps_all_else() {
     }
 }
 
+/// An image was not found by the name of its export where containerd called another one so.
+#[test]
+fn an_export_takes_its_name_from_the_image_that_containerd_calls_so() {
+    let place = Place::new();
+    let mut other = Layout::new();
+    let mut image = other.image("other", &[]);
+    image["annotations"] = json!({REF_NAME: "3.20", "io.containerd.image.name": "alpine:3.20"});
+    other.root(image.clone(), None).write(&place.path("out"));
+    place.export("oci:out:alpine:3.20").unwrap();
+    let open = |text: &str| Source::open(&place.location(text)).unwrap();
+    assert_eq!(open("oci:out:alpine:3.20").digest(), place.image);
+    let left = open("oci:out:3.20");
+    assert_eq!((left.digest(), left.names()), (digest(&image), &["3.20".to_owned()][..]));
+}
+
 #[test]
 fn exports_into_one_layout_at_once_follow_one_another() {
     let place = Place::new();

@@ -26,7 +26,7 @@ use crate::image::export::{ExportOptions, Exported, Image};
 use crate::image::files::Blame;
 use crate::image::location::Location;
 use crate::image::manifest::{MANIFEST_BYTES_MAX, Reference, parse};
-use crate::image::source::{REF_NAME, blob_file, is_blob};
+use crate::image::source::{IMAGE_NAME, REF_NAME, blob_file, is_blob};
 use crate::medium::Medium;
 use crate::store::Store;
 
@@ -296,18 +296,19 @@ pub fn with_image(mut index: Map<String, Value>, root: &Reference, reference: Op
     let is_root = |entry: &Value| entry.get("digest").and_then(Value::as_str) == Some(&*digest);
     let mut there = false;
     for entry in &mut manifests {
-        let name = entry.pointer("/annotations").and_then(|all| all.get(REF_NAME)).and_then(Value::as_str);
-        match (name, reference) {
-            (Some(name), Some(reference)) if name == reference => {
-                if is_root(entry) {
-                    there = true;
-                } else if let Some(annotations) = entry.get_mut("annotations").and_then(Value::as_object_mut) {
-                    annotations.remove(REF_NAME);
-                }
-            }
+        let is_root = is_root(entry);
+        let annotations = entry.get_mut("annotations").and_then(Value::as_object_mut);
+        match (annotations, reference) {
             // Without a reference any entry of the image will do.
-            (_, None) => there |= is_root(entry),
-            _ => {}
+            (_, None) => there |= is_root,
+            (Some(annotations), Some(reference)) if is_root => {
+                there |= annotations.get(REF_NAME).is_some_and(|name| name == reference);
+            }
+            // By either of the two an image is chosen.
+            (Some(annotations), Some(reference)) => {
+                annotations.retain(|key, value| ![REF_NAME, IMAGE_NAME].contains(&&**key) || value != reference);
+            }
+            (None, Some(_)) => {}
         }
     }
     if !there {

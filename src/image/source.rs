@@ -17,7 +17,7 @@ use crate::image::manifest::{MANIFEST_BYTES_MAX, Reference, parse};
 /// The name of an image in a layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The whole name, where the one before is only a tag: written by containerd and Docker.
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// A place that holds images, one of which was chosen.
 ///
