@@ -3,6 +3,8 @@
 //! A superblock comes out of [`Superblocks::read`] only if its checksum, its identity and its geometry hold, whatever
 //! the rest of the file says.
 
+use std::path::Path;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -75,11 +77,7 @@ impl Superblocks {
             (Some(a), Some(b)) if b.sequence.get() > a.sequence.get() => (b, 1, Some(a)),
             (Some(a), b) => (a, 0, b),
             (None, Some(b)) => (b, 1, None),
-            (None, None) => {
-                let what =
-                    if length <= SUPERBLOCKS_AT[0].0 { "the file was cut off" } else { "both superblocks are damaged" };
-                return Err(Error::damaged(medium.path(), SUPERBLOCKS_AT[0].0, what));
-            }
+            (None, None) => return Err(none_counts(medium.path(), identity, copies, length)),
         };
         Ok(Superblocks { identity, newest, slot, older })
     }
@@ -173,6 +171,20 @@ fn read<M: Medium, T: FromBytes + IntoBytes>(medium: &M, at: Offset, length: u64
         Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(None),
         Err(error) => Err(Error::io("read a superblock", medium.path(), error)),
     }
+}
+
+/// Why neither of two superblocks counts: both are damaged, or the file was cut off.
+fn none_counts(path: &Path, identity: Identity, copies: [Option<Superblock>; 2], length: u64) -> Error {
+    // All that they lack is the rest of the file.
+    let whole = copies.iter().flatten().filter(|copy| copy.identity == identity && is_sound(copy, u64::MAX));
+    let what = match whole.map(|copy| copy.end.get()).max() {
+        Some(end) if end > length => {
+            format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}")
+        }
+        None if length < SPACE_AT.0 => "the file was cut off".to_owned(),
+        _ => return Error::damaged(path, SUPERBLOCKS_AT[0].0, "both superblocks are damaged"),
+    };
+    Error::damaged(path, length, what)
 }
 
 /// Checksum and geometry: all positions lie inside the file, aligned and in order.

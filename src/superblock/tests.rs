@@ -173,7 +173,14 @@ fn what_is_no_pack_is_told_apart_from_a_damaged_and_from_a_newer_one() {
     let whole = size_of::<Identity>();
     holds(text(whole, Some(sound.identity), [None, None]), true, "cut off");
     holds(text(65_536, Some(sound.identity), [None, None]), true, "cut off");
-    holds(text(65_537, Some(sound.identity), [None, None]), true, "both superblocks are damaged");
+    holds(text(65_537, Some(sound.identity), [None, None]), true, "offset 65537: the file was cut off");
+    let told = "offset 1048575: the file was cut off: it has 1048575 bytes, and its checkpoint says 1048576";
+    for copies in [[Some(sound), None], [Some(broken), Some(sound)]] {
+        holds(text((1 << 20) - 1, Some(sound.identity), copies), true, told);
+    }
+    // One that would not be believed in a whole file either says nothing about its length.
+    let forged = changed(sound, |copy| (copy.end, copy.slots) = (U64::new(2 << 20), U32::new(0)));
+    holds(text(1 << 20, Some(sound.identity), [Some(forged), None]), true, "both superblocks are damaged");
     holds(text(1 << 20, Some(sound.identity), [Some(broken), None]), true, "both superblocks are damaged");
     holds(text(1 << 20, None, [Some(broken), None]), true, "the identity and both superblocks");
     let other = identity(*b"blobpics", VERSION);
