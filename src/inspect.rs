@@ -50,7 +50,7 @@ pub struct Inspection<M: Medium = Disk> {
 /// Looks at the file at `path`, a pack or what was one.
 ///
 /// # Errors
-/// Where the file can't be read at all.
+/// [`Error::NotAPack`] where the file is too short to have anything of a pack; where it can't be read at all.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
     let path = path.as_ref();
     let path = if path.is_dir() { path.join("blobs.pack") } else { path.to_path_buf() };
@@ -121,6 +121,9 @@ pub fn inspect_in<M: Medium>(disk: M) -> Result<Inspection<M>> {
             word(live::ACKNOWLEDGED),
         );
         items.push_back(item(LIVE_AT, "live", 64, true, detail));
+    }
+    if items.is_empty() {
+        return Err(Error::NotAPack { path: disk.path().into(), reason: "the file is too short" });
     }
     Ok(Inspection { disk, length, marker, at: SPACE_AT.0, ready: items, piece: Vec::new(), piece_at: 0 })
 }
