@@ -460,6 +460,9 @@ fn the_verbs_refuse_by_name_with_the_exit_codes_of_the_help() {
     other.write(&place.path("wrong"));
     other.files.remove(&file);
     other.write(&place.path("lacking"));
+    let mut misnamed = Layout::new();
+    let image = misnamed.image("a", &[]);
+    misnamed.root(image, Some("sha256:abc")).write(&place.path("misnamed"));
     let pack_is = |code, arguments: &[&str], expected: &str| {
         let (found, stdout, stderr) = call(&place, arguments);
         assert!(found == code && stderr.contains(expected), "{arguments:?}: {found}: {stderr}");
@@ -475,6 +478,7 @@ fn the_verbs_refuse_by_name_with_the_exit_codes_of_the_help() {
         (1, vec!["import", "copy.pack", "oci-archive:cut.tar"], "oci-archive:cut.tar: "),
         (1, vec!["import", "copy.pack", "oci-archive:empty"], "no plain file"),
         (1, vec!["import", "copy.pack", "oci:source:nobody"], "oci:source: nobody: no such image"),
+        (1, vec!["import", "copy.pack", "oci:misnamed"], "oci:misnamed: \"sha256:abc\" is not a name"),
         (2, vec!["import", "copy.pack", "source"], "no scheme"),
         (2, vec!["import", "copy.pack", "docker:source"], "not known"),
         (2, vec!["import", "copy.pack", "oci:source", "--name", ""], "empty"),
@@ -489,7 +493,7 @@ fn the_verbs_refuse_by_name_with_the_exit_codes_of_the_help() {
     }
     assert!(!place.path("out").exists());
     // What is no image makes no pack.
-    for source in ["oci:empty", "oci:wrong", "oci:lacking"] {
+    for source in ["oci:empty", "oci:wrong", "oci:lacking", "oci:misnamed"] {
         assert_eq!(call(&place, &["import", "none.pack", source]).0, 1);
         assert!(!place.path("none.pack").exists(), "{source}");
     }

@@ -397,12 +397,18 @@ fn a_bad_layout_is_refused_by_the_name_of_the_part_and_changes_nothing() {
 }
 
 #[test]
-fn names_that_are_none_are_refused() {
-    let mut layout = Layout::new();
-    let image = layout.image("a", &[]);
-    layout.root(image, Some("sha256:beef"));
-    let error = take(&store(), &layout).unwrap_err();
-    assert!(matches!(error, Error::InvalidName { .. }), "{error}");
+fn names_that_are_none_are_refused_by_name_and_another_can_be_chosen() {
+    for text in ["sha256:beef", &"n".repeat(2000)] {
+        let mut layout = Layout::new();
+        let image = layout.image("a", &[]);
+        layout.root(image, Some(text));
+        let (part, refused) = fault(take(&store(), &layout));
+        let refused = refused.to_string();
+        assert!(part.is_empty() && refused.contains(&text[..11]) && refused.contains("is not a name"), "{refused}");
+        assert!(refused.ends_with("; choose a name for the image") && refused.len() < 200, "{refused}");
+        let named = ImportOptions::new().name(name("a"));
+        assert_eq!(import(&store(), &source_of(&layout, "").unwrap(), named).unwrap().names, [name("a")]);
+    }
 }
 
 #[test]

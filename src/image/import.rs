@@ -122,9 +122,9 @@ impl<M: Medium> Blobs for Both<'_, M> {
 /// Imports the image that was chosen in a source. See the [module](crate::image) for what that does to counts.
 ///
 /// # Errors
-/// [`Error::Image`] names the part of the source that is missing or is not what it has to be; [`Error::InvalidName`]
-/// where the source's own name can't be one. Those of the disk as for [`Store::put`]. Nothing of the image is visible
-/// then, and no count has changed.
+/// [`Error::Image`] names the part of the source that is missing or is not what it has to be, or the source's own name
+/// that can't be one. Those of the disk as for [`Store::put`]. Nothing of the image is visible then, and no count has
+/// changed.
 pub fn import<M: Medium>(store: &Store<M>, source: &Source, mut options: ImportOptions<'_>) -> Result<Imported> {
     let both = Both { store: Some(store), source };
     let names = names(&both, options.name.take())?;
@@ -189,7 +189,10 @@ fn names<M: Medium>(both: &Both<'_, M>, asked: Option<Name>) -> Result<Vec<Name>
     }
     let mut names = Vec::new();
     for text in &source.names {
-        let name: Name = text.parse()?;
+        let name: Name = text.parse().map_err(|error| {
+            // It is the source that is wrong, not what the caller said.
+            source.files.blame.refused("", &format!("{error}; choose a name for the image"))
+        })?;
         let held = store.map_or(Ok(None), |store| store.find_name(&name))?;
         if let Some(other) = held.filter(|&other| other != source.root.digest) {
             let reason = format!("is the name of {other} already: choose a name for the image");
