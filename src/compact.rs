@@ -576,9 +576,10 @@ fn compact_once<M: Medium>(
             compacted = Some(nothing);
             return Ok(false);
         }
+        let place = output.unwrap_or(old.path());
         let new = Arc::new(old.create_beside(output).map_err(|error| match is_full(&error) {
-            true => Error::NoSpace { path: output.unwrap_or(old.path()).into(), needed: need },
-            false => io("create the new file")(error),
+            true => Error::NoSpace { path: place.into(), needed: need },
+            false => Error::io("create the new file", place, error),
         })?);
         // It calls back. A panic of that goes on once the locks are free: nothing was replaced yet. Any later one
         // leaves them locked for good, as nobody knows then which file is the pack.

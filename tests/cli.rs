@@ -822,6 +822,9 @@ fn compact_gives_the_space_back() {
     assert_eq!(place.text(["ls", "other.pack"]), format!("{live}\n"));
     assert_eq!(fs::read(place.pack()).unwrap().len(), before.len());
 
+    let message = place.call(["compact", "store.pack", "--output", "nosuch/x"]).refuses(code::FAILED);
+    assert!(message.contains("nosuch/x: create the new file: "), "{message}");
+
     // Too little is dead.
     let kept = place.call(["compact", "store.pack", "--min-dead", "100"]).expect(code::DONE);
     assert!(kept.stderr.contains("not compacted"), "{}", kept.stderr);
