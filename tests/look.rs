@@ -325,6 +325,18 @@ fn tree_and_why_of_a_blob_that_is_not_there_say_so() {
     }
 }
 
+/// What is left was told as no more than there is, beside the JSON that says otherwise.
+#[test]
+fn stat_says_what_a_compaction_would_leave_where_that_is_more() {
+    let place = Place::new();
+    place.store().close().unwrap();
+    let compaction = &place.json(&["stat", "--json", "store.pack"])["compaction"];
+    let (before, after) = (compaction["before_bytes"].as_u64().unwrap(), compaction["after_bytes"].as_u64().unwrap());
+    assert!(after > before, "{compaction}");
+    let text = place.text(&["stat", "store.pack"]);
+    assert!(text.ends_with(&format!("would give back 0 of {before}, 0 %, and leave {after}\n")), "{text}");
+}
+
 #[test]
 fn stat_tells_shares_and_what_a_compaction_would_give_back() {
     let place = Place::new();

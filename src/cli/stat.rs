@@ -100,7 +100,7 @@ fn print_pack(store: &Store, output: &mut Output) -> Result<(), Failure> {
         Size::on_stdout(freed_bytes),
         Size::on_stdout(before_bytes),
         percent(freed_bytes, before_bytes),
-        Size::on_stdout(after_bytes.min(before_bytes)),
+        Size::on_stdout(after_bytes),
     ))
 }
 
