@@ -4,8 +4,9 @@
 //! A writer keeps the first [`LARGE_BYTES`] in memory; a blob that ends before lies in the log with its commit, one
 //! write for both. A longer one gets an extent at the end of the file. With a size hint that is exactly as long as
 //! needed. Without, it grows in place while nothing stands behind it; else it moves to one twice as long, so that in
-//! all at most twice the bytes are written. What is left over is punched. Written pages are sent to the disk as the
-//! stream goes, so that a small commit beside it does not wait for them.
+//! all at most twice the bytes are written. Where the disk has no space for that it grows by what is needed, and moves
+//! to one a quarter longer, with at most five times the bytes written. What is left over is punched. Written pages are
+//! sent to the disk as the stream goes, so that a small commit beside it does not wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -307,30 +308,39 @@ impl<M: Medium> BlobWriter<M> {
             return Ok(());
         }
         let hint = self.hint.filter(|&hint| hint >= length && hint < BLOB_BYTES_LIMIT);
-        let first = hint.unwrap_or(length.max(FIRST_BYTES));
+        let needed = hint.unwrap_or(length);
         let writer = self.pack.writer()?;
         let medium = writer.medium().as_ref();
+        let allocate = |bytes| writer.space().allocate(medium, bytes, PAGE_BYTES);
         let Some(extent) = &mut self.extent else {
-            let bytes = PAGE_BYTES + align_up(first, PAGE_BYTES);
-            let region = writer.space().allocate(medium, bytes, PAGE_BYTES)?;
+            let region = ahead(needed, hint.unwrap_or(FIRST_BYTES), allocate)?;
             let header = header_bytes(self.algorithm);
             let owner: Arc<dyn GiveBack> = self.pack.clone();
             self.extent = Some(Extent { region, header, owner: Some(owner) });
             return Ok(());
         };
-        let longer = hint.unwrap_or(length.max(room + room.min(GROW_BYTES_MAX)));
-        if writer.space().extend(medium, &mut extent.region, PAGE_BYTES + align_up(longer, PAGE_BYTES))? {
+        let extend = |bytes| writer.space().extend(medium, &mut extent.region, bytes);
+        if ahead(needed, hint.unwrap_or(room + room.min(GROW_BYTES_MAX)), extend)? {
             return Ok(());
         }
-        let longer = hint.unwrap_or(length.max(2 * room));
-        let bytes = PAGE_BYTES + align_up(longer, PAGE_BYTES);
-        let region = writer.space().allocate(medium, bytes, PAGE_BYTES)?;
+        let needed = hint.unwrap_or(length.max(room + room / 4));
+        let region = ahead(needed, hint.unwrap_or(2 * room), allocate)?;
         let moved = Extent { region, header: extent.header, owner: extent.owner.clone() };
         let full = self.written - self.buffer.len() as u64;
         copy(medium, extent.payload(), moved.payload(), full)?;
         self.extent = Some(moved);
         self.sent = 0;
         Ok(())
+    }
+}
+
+/// Gets an extent of `wanted` payload bytes; where there is no space for that, or it is less, of those that are needed.
+fn ahead<T>(needed: u64, wanted: u64, mut get: impl FnMut(u64) -> Result<T>) -> Result<T> {
+    let wanted = wanted.max(needed);
+    let mut get = |payload| get(PAGE_BYTES + align_up(payload, PAGE_BYTES));
+    match get(wanted) {
+        Err(Error::NoSpace { .. } | Error::LimitReached { .. }) if wanted > needed => get(needed),
+        got => got,
     }
 }
 

@@ -562,6 +562,34 @@ fn a_full_disk_is_an_error_that_says_how_much_is_needed_and_nothing_changes() {
     assert!(store.verify().unwrap().damage.is_empty());
 }
 
+/// A stream of unknown length was refused for the space that it asked for ahead, where its bytes would have fitted.
+#[test]
+fn a_stream_takes_what_the_disk_has_for_it() {
+    let (directory, store) = simulated(256 << 20);
+    store.put(&content(1, 1000)).unwrap();
+    // From the start; when it grows in place; when it has to move, as another blob stands behind it.
+    for (length, before) in [(200_000, 0), (1_500_000, 0), (1_500_000, 500_000)] {
+        directory.set_capacity(u64::MAX);
+        let bytes = content((length + before) as u64, length);
+        let mut writer = store.writer(Algorithm::Sha256).unwrap();
+        writer.write_all(&bytes[..before]).unwrap();
+        if before > 0 {
+            store.put(&content(2, 100_000)).unwrap();
+        }
+        directory.set_capacity(directory.used() + length as u64 + (256 << 10));
+        for piece in bytes[before..].chunks(100_000) {
+            writer.write_all(piece).unwrap();
+        }
+        let stored = writer.commit().unwrap();
+        assert_eq!(*store.get(&stored.digest).unwrap(), bytes[..], "{length}, {before} before");
+    }
+    directory.set_capacity(directory.used() + 100_000);
+    let mut writer = store.writer(Algorithm::Sha256).unwrap();
+    assert!(writer.write_all(&content(3, 200_000)).is_err());
+    let error = writer.commit().unwrap_err();
+    assert!(matches!(error, Error::NoSpace { needed: 200_000..300_000, .. }), "{error}");
+}
+
 /// All that can be asked of a store, with answers of any kind.
 fn ask_everything<M: blobpack::medium::Medium>(store: &Store<M>, digests: &[Digest]) {
     // A damaged index may list in circles as far as this test knows; that it ends is part of what is tested.
