@@ -369,6 +369,17 @@ fn an_archive_is_whole_or_what_it_was() {
     assert!(place.path("link.tar").is_symlink() && fs::read(place.path("dir/out.tar")).unwrap() == whole);
 }
 
+/// The temporary file's name was longer than names can be.
+#[test]
+fn an_archives_name_may_be_as_long_as_names_can_be() {
+    let place = Place::new();
+    for name in ["n".repeat(255), format!("{}.tar", "ü".repeat(125))] {
+        place.export(&format!("oci-archive:{name}")).unwrap();
+        assert!(place.path(&name).is_file());
+    }
+    assert!(tree(place.base.path()).keys().all(|name| !name.contains(".tmp")));
+}
+
 #[test]
 fn what_is_in_the_way_is_named_and_untouched() {
     let place = Place::new();

@@ -1,5 +1,6 @@
 //! The files of an image's source: those of a directory, or of an archive.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -149,6 +150,11 @@ impl Files {
         self.blame.io("read a file of an image", read)?;
         Ok(Some(bytes))
     }
+}
+
+/// The beginning of a long name, for a temporary one: what is added is not to make it longer than names can be.
+pub fn beginning(name: &OsStr) -> String {
+    name.to_string_lossy().chars().take(40).collect()
 }
 
 /// Opens a plain file; none where it is anything else, which could block or never end.

@@ -12,7 +12,7 @@ use crate::compact::Progress;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::image::export::{ExportOptions, Exported, Image};
-use crate::image::files::Blame;
+use crate::image::files::{Blame, beginning};
 use crate::image::layout::{LAYOUT_TEXT, with_image};
 use crate::image::source::blob_file;
 use crate::medium::Medium;
@@ -21,7 +21,7 @@ use crate::store::Store;
 /// Writes the archive beside its place, and puts it there when it is whole.
 ///
 /// The temporary file has the same name each time, so that what a kill leaves is written over by the next export. A
-/// lock keeps two exports from writing it at once.
+/// lock keeps two exports from writing it at once, also those of archives whose long names begin alike.
 pub fn to_file<M: Medium>(
     store: &Store<M>,
     image: &Image,
@@ -40,10 +40,7 @@ pub fn to_file<M: Medium>(
         }
     }
     let Some(name) = path.file_name() else { return Err(blame.refused("", "is no file's name")) };
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(".blobpack.tmp");
-    let temporary = path.with_file_name(temporary_name);
+    let temporary = path.with_file_name(format!(".{}.blobpack.tmp", beginning(name)));
     options.step("make a temporary file");
     let file = locked(&temporary)?;
     let written = file

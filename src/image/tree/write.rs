@@ -18,6 +18,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::format::to_usize;
+use crate::image::files::beginning;
 use crate::medium::Medium;
 use crate::store::Store;
 
@@ -156,8 +157,7 @@ impl Beside {
         };
         let above = at.0.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let parent = at.io(b"", "open the directory above", open(above, DIRECTORY, CreateMode::empty()))?;
-        // The beginning of a long name: what is added is not to make it longer than names can be.
-        let prefix: String = name.to_string_lossy().chars().take(40).collect();
+        let prefix = beginning(name);
         let mut attempt = 0_u32;
         loop {
             let name = format!(".{prefix}.{}-{attempt}.tmp", std::process::id());
