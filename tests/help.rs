@@ -168,7 +168,8 @@ fn the_examples_run() {
     for verb in verbs() {
         let lines = examples(&help(Some(&verb)));
         assert!(!lines.is_empty(), "{verb}");
-        output_of(&mut Fixture::new().command(&lines));
+        let printed = output_of(&mut Fixture::new().command(&lines));
+        assert!(!printed.lines().any(|line| line == "null"), "{verb}: a query for what is not there:\n{printed}");
     }
 }
 

@@ -23,7 +23,7 @@ use super::verify::note_mended;
 Examples:
   blobpack rebuild store.pack
 
---json prints the rebuilt pack's totals as one object, the one of `blobpack stat`.")]
+--json prints the rebuilt pack's totals as one object, the one of `blobpack stat` without \"compaction\".")]
 pub struct Rebuild {
     #[command(flatten)]
     pack: WritePack,

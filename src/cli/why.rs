@@ -29,7 +29,7 @@ Examples:
   blobpack why store.pack sha256:2cf24dba
   blobpack why --limit 1000 store.pack sha256:2cf24dba
   blobpack why --dot store.pack sha256:2cf24dba | dot -Tsvg > why.svg
-  blobpack why --json store.pack sha256:2cf24dba | jq -r '.blobs[0]'
+  blobpack why --json store.pack sha256:2cf24dba | jq -r '.blobs[0] // empty'
 
 --json prints an object a chain: {\"name\" or \"references\",\"blobs\":[...]}, and at last {\"chains\",\"more\"}, \
 where more are those that were not printed.")]
