@@ -346,11 +346,10 @@ impl Error {
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Error {
         Error::Io { operation, path: path.into(), source }
     }
-}
 
-impl From<Error> for io::Error {
-    fn from(error: Error) -> io::Error {
-        let kind = match &error {
+    /// What the standard library would call it.
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
             Error::NotFound { .. } | Error::NoSuchName { .. } | Error::NoPack { .. } => io::ErrorKind::NotFound,
             Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
             Error::Io { source, .. } => source.kind(),
@@ -362,7 +361,12 @@ impl From<Error> for io::Error {
             | Error::UnsupportedAlgorithm { .. }
             | Error::RangeOutside { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
-        };
-        io::Error::new(kind, error)
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        io::Error::new(error.kind(), error)
     }
 }

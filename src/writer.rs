@@ -360,16 +360,17 @@ fn copy<M: Medium>(medium: &M, from: Offset, to: Offset, bytes: u64) -> Result<(
 
 impl<M: Medium> io::Write for BlobWriter<M> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(error) = &self.failed {
-            return Err(io::Error::other(error.to_string()));
+        if self.failed.is_none() {
+            // The bytes are hashed then, and perhaps half written: this blob can't be finished.
+            self.failed = self.take(bytes).err();
         }
-        match self.take(bytes) {
-            Ok(()) => Ok(bytes.len()),
-            Err(error) => {
-                let kind = io::Error::other(error.to_string());
-                // The bytes are hashed already, and perhaps half written: this blob can't be finished.
-                self.failed = Some(error);
-                Err(kind)
+        match &self.failed {
+            None => Ok(bytes.len()),
+            Some(error) => {
+                // Who is told of an interruption tries again, and this stays failed.
+                let kind = Some(error.kind()).filter(|&kind| kind != io::ErrorKind::Interrupted);
+                // The error itself is what the commit returns.
+                Err(io::Error::new(kind.unwrap_or(io::ErrorKind::Other), error.to_string()))
             }
         }
     }

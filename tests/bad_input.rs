@@ -585,7 +585,10 @@ fn a_stream_takes_what_the_disk_has_for_it() {
     }
     directory.set_capacity(directory.used() + 100_000);
     let mut writer = store.writer(Algorithm::Sha256).unwrap();
-    assert!(writer.write_all(&content(3, 200_000)).is_err());
+    for bytes in [&content(3, 200_000)[..], b"more"] {
+        let error = writer.write_all(bytes).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+    }
     let error = writer.commit().unwrap_err();
     assert!(matches!(error, Error::NoSpace { needed: 200_000..300_000, .. }), "{error}");
 }

@@ -1,6 +1,5 @@
 //! Why the tool fails, and with which exit code.
 
-use std::io;
 use std::process::ExitCode;
 
 use blobpack::Error;
@@ -47,14 +46,6 @@ impl Failure {
     /// Damage was found and listed.
     pub fn damage() -> Failure {
         Failure { code: DAMAGE, message: None }
-    }
-
-    /// A write into a blob failed. The library's error is inside, where it is the library's.
-    pub fn from_blob_write(error: io::Error) -> Failure {
-        match error.downcast::<Error>() {
-            Ok(error) => error.into(),
-            Err(error) => Failure::new(error.to_string()),
-        }
     }
 
     /// The same failure, with what it happened to before the message.

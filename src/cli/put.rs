@@ -219,7 +219,10 @@ impl<'f> Ingest<'_, 'f> {
             writer = writer.size_hint(bytes);
         }
         while !self.piece.is_empty() {
-            writer.write_all(&self.piece).map_err(|e| Refused::Failed(Failure::from_blob_write(e)))?;
+            if writer.write_all(&self.piece).is_err() {
+                // The writer keeps its first error and returns it when it is staged.
+                break;
+            }
             self.streamed_bytes += self.piece.len() as u64;
             self.bar.inc(self.piece.len() as u64);
             read_piece(&mut file, &mut self.piece, PIECE_BYTES).map_err(Refused::Unreadable)?;
