@@ -459,6 +459,12 @@ fn get_into_a_symbolic_link_writes_what_it_leads_to() {
     place.call(["get", "store.pack", &digest, "-o", "link"]).expect(code::DONE);
     assert!(place.path("link").is_symlink());
     assert_eq!(fs::read(place.path("file")).unwrap(), b"new");
+    // What it leads to need not be there yet.
+    fs::create_dir(place.path("directory")).unwrap();
+    std::os::unix::fs::symlink("directory/file", place.path("dangling")).unwrap();
+    place.call(["get", "store.pack", &digest, "-o", "dangling"]).expect(code::DONE);
+    assert!(place.path("dangling").is_symlink());
+    assert_eq!(fs::read(place.path("directory/file")).unwrap(), b"new");
 }
 
 /// Reading the pack while it grows would never end, and a blob in the pack's place would be the end of the others.

@@ -365,8 +365,12 @@ fn an_archive_is_whole_or_what_it_was() {
     }
     std::os::unix::fs::symlink("dir/out.tar", place.path("link.tar")).unwrap();
     fs::write(place.path("dir/out.tar"), b"").unwrap();
-    place.export("oci-archive:link.tar").unwrap();
-    assert!(place.path("link.tar").is_symlink() && fs::read(place.path("dir/out.tar")).unwrap() == whole);
+    for _ in 0..2 {
+        place.export("oci-archive:link.tar").unwrap();
+        assert!(place.path("link.tar").is_symlink() && fs::read(place.path("dir/out.tar")).unwrap() == whole);
+        // What it leads to need not be there yet.
+        fs::remove_file(place.path("dir/out.tar")).unwrap();
+    }
 }
 
 /// The temporary file's name was longer than names can be.

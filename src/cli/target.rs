@@ -26,8 +26,10 @@ impl Drop for Temporary {
 impl Target {
     /// A place for the file at `path`, which must not be the pack.
     pub fn create(path: &Path, pack: &Path) -> io::Result<Target> {
-        // Through symbolic links, which are to stay.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // Through a symbolic link, which is to stay, be there what it leads to or not yet.
+        let target = fs::canonicalize(path)
+            .or_else(|_| fs::read_link(path).map(|to| path.with_file_name(to)))
+            .unwrap_or_else(|_| path.to_owned());
         let old = match fs::metadata(&target) {
             Ok(old) if !old.is_file() => {
                 return OpenOptions::new().write(true).open(&target).map(Target::Direct);

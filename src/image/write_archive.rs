@@ -29,8 +29,11 @@ pub fn to_file<M: Medium>(
     blame: &Blame,
     mut options: ExportOptions<'_>,
 ) -> Result<Exported> {
-    // Through a link to the file that it leads to, as by writing it in place.
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    // Through a link to the file that it leads to, be that there or not yet, as by writing it in place.
+    let path = &path
+        .canonicalize()
+        .or_else(|_| path.read_link().map(|to| path.with_file_name(to)))
+        .unwrap_or_else(|_| path.to_path_buf());
     if let Ok(there) = path.metadata() {
         if !there.is_file() {
             return Err(blame.refused("", "is there, and is no plain file"));
