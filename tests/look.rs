@@ -1,6 +1,8 @@
 //! The verbs that let people understand a pack: what they print, for people and for scripts.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -157,6 +159,17 @@ fn the_map_as_a_picture_is_well_formed_and_shows_the_name_as_text() {
 }
 
 /// A share below a thousandth is `<0.1 %`: an SVG that no program read.
+#[test]
+fn a_picture_may_have_a_name_that_is_not_utf8() {
+    let place = Place::new();
+    three(&place);
+    let name = OsStr::from_bytes(b"\xff.svg");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blobpack"));
+    let output = command.current_dir(place.directory.path()).args(["map", "store.pack", "-o"]).arg(name).output();
+    assert!(output.unwrap().status.success());
+    assert!(std::fs::read_to_string(place.directory.path().join(name)).unwrap().starts_with("<svg "));
+}
+
 #[test]
 fn a_share_that_rounds_to_nothing_leaves_the_picture_well_formed() {
     let place = Place::new();

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::Serialize;
 use serde_json::{Map as Object, Value};
 
@@ -41,7 +42,7 @@ pub struct Map {
     #[command(flatten)]
     pack: ReadPack,
     /// Write a picture to this file: .svg, or .html with the figures on hover
-    #[arg(long, short, value_name = "FILE", value_parser = picture_path)]
+    #[arg(long, short, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(picture_path))]
     output: Option<PathBuf>,
     #[command(flatten)]
     format: Json,
@@ -65,11 +66,10 @@ struct Report<'a> {
     parts: &'a [Part],
 }
 
-fn picture_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+fn picture_path(path: PathBuf) -> Result<PathBuf, &'static str> {
     match extension(&path) {
         Some("svg" | "html" | "htm") => Ok(path),
-        _ => Err("a picture's name ends in .svg or .html".to_owned()),
+        _ => Err("a picture's name ends in .svg or .html"),
     }
 }
 
