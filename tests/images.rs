@@ -187,6 +187,23 @@ fn one_of_several_images_is_chosen_by_its_name_or_digest() {
     assert!(held_by_callers(&store).is_empty());
 }
 
+/// One that could not be read made all others of its layout unreadable.
+#[test]
+fn a_digest_that_is_not_known_matters_to_its_own_image_alone() {
+    let mut layout = Layout::new();
+    let image = layout.image("a", &[]);
+    let unknown = format!("blake3:{}", "a".repeat(64));
+    layout.root(json!({"mediaType": MANIFEST, "digest": unknown, "size": 1}), Some("b"));
+    layout.root(image.clone(), Some("a"));
+    for reference in [":a".to_owned(), format!(":{}", digest(&image))] {
+        assert_eq!(source_of(&layout, &reference).unwrap().digest(), digest(&image));
+    }
+    for reference in ["", ":b", &format!(":{unknown}")] {
+        let (part, refused) = fault(source_of(&layout, reference));
+        assert!(part == "index.json" && refused.to_string().contains("\"blake3\""), "{part}: {refused}");
+    }
+}
+
 #[test]
 fn what_containerd_calls_an_image_comes_before_its_tag() {
     let mut layout = Layout::new();

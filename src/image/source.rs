@@ -102,11 +102,7 @@ impl Source {
         found: Vec<Candidate>,
         reference: Option<&str>,
     ) -> Result<Source> {
-        let meant = |candidate: &&Candidate| {
-            let digest = candidate.root.digest.to_string();
-            reference
-                .is_none_or(|reference| candidate.called.iter().any(|name| name == reference) || digest == reference)
-        };
+        let meant = |candidate: &&Candidate| is_meant(reference, &candidate.called, &candidate.root.digest.to_string());
         let chosen: Vec<&Candidate> = found.iter().filter(meant).collect();
         let Some(first) = chosen.first() else {
             return Err(match reference {
@@ -176,6 +172,11 @@ pub fn blob_file(digest: &Digest) -> String {
     format!("blobs/{}", digest.to_string().replacen(':', "/", 1))
 }
 
+/// Whether the reference is one of an image's names or its digest; without one any image will do.
+fn is_meant(reference: Option<&str>, called: &[String], digest: &str) -> bool {
+    reference.is_none_or(|reference| called.iter().any(|name| name == reference) || digest == reference)
+}
+
 /// The images' names, for errors.
 fn listed(found: &[Candidate]) -> String {
     const MOST: usize = 8;
@@ -227,13 +228,20 @@ fn layout(files: Files, location: &Location) -> Result<Source> {
         return Err(files.blame.fault(INDEX, Fault::Missing));
     };
     let index: ImageIndex = parse(&bytes).map_err(|fault| files.blame.fault(INDEX, fault))?;
+    let reference = location.reference.as_deref();
     let mut found = Vec::new();
     for descriptor in index.manifests() {
-        let root = Reference::new(descriptor).map_err(|fault| files.blame.fault(INDEX, fault))?;
         let annotation = |key| descriptor.annotations().as_ref().and_then(|all| all.get(key)).filter(|v| !v.is_empty());
         let (whole, tag) = (annotation(IMAGE_NAME), annotation(REF_NAME));
-        let called = tag.into_iter().chain(whole).cloned().collect();
-        found.push(Candidate { root, called, name: whole.or(tag).cloned() });
+        let called: Vec<String> = tag.into_iter().chain(whole).cloned().collect();
+        match Reference::new(descriptor) {
+            Ok(root) => found.push(Candidate { root, called, name: whole.or(tag).cloned() }),
+            Err(fault) if is_meant(reference, &called, descriptor.digest().as_ref()) => {
+                return Err(files.blame.fault(INDEX, fault));
+            }
+            // What another image is does not matter.
+            Err(_) => {}
+        }
     }
-    Source::choose(files, HashMap::new(), found, location.reference.as_deref())
+    Source::choose(files, HashMap::new(), found, reference)
 }
