@@ -140,6 +140,12 @@ impl<M: Medium> Writer<M> {
         let applied = lock(&self.applied);
         self.check()?;
         let live = applied.table.live();
+        let end = lock(&self.space).end().0;
+        let mut view = self.source.view();
+        if view.outgrown(end) {
+            view = self.source.renew()?;
+        }
+        applied.table.check_copies(&view, &outcome.images)?;
         // A checkpoint may have made the live one deeper than was promised.
         let promised = if state.in_flight.waiting.is_empty() { 0 } else { state.depth_promised };
         let mut depth = live.depth.max(promised);
@@ -154,15 +160,8 @@ impl<M: Medium> Writer<M> {
         }
         let waiting = state.in_flight.waiting.iter().flat_map(|(_, outcome)| &outcome.images);
         let tags: Vec<u64> = outcome.images.iter().chain(waiting).map(|image| image.record.tag()).collect();
-        let (end, planned) = {
-            let space = lock(&self.space);
-            (space.end().0, space.usual_growth(images, live.depth))
-        };
-        let planned = Room { segments: planned.0, depth: planned.1 };
-        let mut view = self.source.view();
-        if view.outgrown(end) {
-            view = self.source.renew()?;
-        }
+        let (segments, deepest) = lock(&self.space).usual_growth(images, live.depth);
+        let planned = Room { segments, depth: deepest };
         let room = view.room_for(live, &tags, outcome.images.len(), planned)?;
         depth = depth.max(room.depth);
 

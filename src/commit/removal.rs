@@ -9,8 +9,8 @@
 //!    valid: a crash before it is durable leaves a log that ends before the group.
 //! 4. The last frame is synced, after the others; then the directory is shown. Readers see one switch.
 //!
-//! Where the disk is full before the end, a record on the way is damaged, or the removal is refused, as another one came
-//! first, the parts so far are forgotten, in the index and in the log.
+//! Where the disk is full before the end, a record on the way is damaged, or the removal is refused, as another one
+//! came first, the parts so far are forgotten, in the index and in the log.
 
 use super::decide::Plan;
 use super::{Applied, Done, State, Writer, lock};
@@ -128,6 +128,10 @@ impl<M: Medium> Writer<M> {
             let images = outcome.images.len() as u64;
             self.make_room(&mut parts.plan, 0, group_bytes(images, 0) + RESERVED_LOG_BYTES)?;
             let promised = self.reserve_copies(images, applied.table.live().depth)?;
+            if view.outgrown(lock(&self.space).end().0) {
+                view = view.renewed()?;
+            }
+            applied.table.check_copies(&view, &outcome.images)?;
             let fields = CommitFields {
                 sequence: state.sequence,
                 durable_upto: state.durable_upto,

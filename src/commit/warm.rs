@@ -1,8 +1,8 @@
 //! A thread that goes ahead of a large batch, to the pages of the index that this will look at and change.
 //!
-//! The caller of a large batch mostly waits: for memory, for the disk, and for a fault wherever the system has written a
-//! page of the index back since it was last stored into. Another core can take the faults meanwhile, and bring slots and
-//! frames nearer. It decides nothing and changes nothing, so it may be late, or not be there at all.
+//! The caller of a large batch mostly waits: for memory, for the disk, and for a fault wherever the system has written
+//! a page of the index back since it was last stored into. Another core can take the faults meanwhile, and bring slots
+//! and frames nearer. It decides nothing and changes nothing, so it may be late, or not be there at all.
 //!
 //! MEASURED
 

@@ -21,6 +21,7 @@ use crate::sync::{Ordering, Word};
 use crate::view::View;
 
 mod builder;
+mod copies;
 mod merge;
 mod place;
 mod successor;

@@ -72,3 +72,40 @@ fn chunks_are_an_eighth_of_the_file_within_bounds_or_as_long_as_a_batch_needs() 
     let (bytes, needed) = (chunk().1, 50 * 60_000 + 50 * 64);
     assert!(bytes > needed && bytes < needed + (128 << 10), "{bytes}");
 }
+
+/// The first change of a segment since a checkpoint copies it. Where a record beside was rotten the batch was durable by
+/// then: the writer was at its end, a part of the batch was seen, and nobody could open the pack but by a rebuild.
+#[test]
+fn a_batch_that_would_copy_a_rotten_record_is_refused_with_nothing_changed() {
+    let directory = SimDirectory::new(64 << 20);
+    let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+    let old: Vec<_> = (0..400_u32).map(|number| store.put(&number.to_le_bytes()).unwrap().digest).collect();
+    store.checkpoint().unwrap();
+    let pack = store.shared().pack();
+    let writer = pack.writer().unwrap();
+    let tag = pack.source().tagger().of_blob(&old[0]);
+    let bytes = directory.bytes("a.pack").unwrap();
+    // Its live slot: the last line of the file that begins with its tag.
+    let line = bytes.chunks_exact(64).rposition(|line| line[..8] == tag.to_le_bytes()).unwrap();
+    let flip = |bit: u8| {
+        let at = 64 * line + 40;
+        writer.medium().write_at(Offset(at as u64), &[&[bytes[at] ^ bit]], false).unwrap();
+    };
+    flip(1);
+    let put = || {
+        let mut batch = store.batch();
+        let new: Vec<_> = (1000..1100_u32).map(|number| batch.put(&number.to_le_bytes()).unwrap()).collect();
+        batch.commit().map(drop).map_err(|error| error.is_damage()).map(|()| new)
+    };
+    let before = writer.totals();
+    assert_eq!(put(), Err(true));
+    let beside = |digest| store.reference(digest).is_err_and(|error| error.is_damage());
+    let refused = old.iter().filter(|digest| beside(digest)).count();
+    assert!((1..=63).contains(&refused), "{refused} stand in one segment with it");
+    assert_eq!(writer.totals().0.blobs, before.0.blobs);
+    let gives_up = old.iter().filter(|digest| store.dereference(digest).is_ok()).count();
+    assert_eq!(gives_up, 400 - refused);
+    flip(0);
+    assert!(put().unwrap().iter().all(|digest| store.contains(digest).unwrap()));
+    assert!(store.verify().unwrap().damage.is_empty());
+}
