@@ -89,7 +89,7 @@ impl<M: Medium> View<M> {
         crowded.dedup_by_key(|(segment, _)| *segment);
         let mut room = Room { segments: 0, depth: planned.depth };
         for (segment, tag) in crowded {
-            let (parts, depth) = self.split_up(segment, &buckets, tag)?;
+            let (parts, depth) = self.split_up(live, segment, &buckets, tag)?;
             room = Room { segments: room.segments + parts - 1, depth: room.depth.max(depth) };
         }
         Ok(Room { segments: room.segments.max(planned.segments), depth: room.depth })
@@ -118,10 +118,13 @@ impl<M: Medium> View<M> {
     }
 
     /// Into how many parts a segment may be split, and how deep the deepest is.
-    fn split_up(&self, segment: Offset, buckets: &Buckets, tag: u64) -> Result<(u64, u32)> {
+    fn split_up(&self, live: LiveWord, segment: Offset, buckets: &Buckets, tag: u64) -> Result<(u64, u32)> {
         let words = self.all_words(segment)?;
         let header = header(words).ok_or_else(|| self.damaged(segment, "a segment's header fails its checksum"))?;
-        let depth = header.depth.get();
+        let (prefix, depth) = (header.prefix.get(), header.depth.get());
+        if depth > live.depth || directory_index(prefix, depth) != directory_index(tag, depth) {
+            return Err(self.damaged(segment, "a segment stands where another one belongs"));
+        }
         let slots = words.chunks_exact(8).skip(1).map(|slot| u64::from_le(slot[0].load(Ordering::Relaxed)));
         let mut stored: Vec<u64> = slots.filter(|&tag| tag >= TAG_MIN).collect();
         let same = |other: &u64| directory_index(*other, depth) == directory_index(tag, depth);

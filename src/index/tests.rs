@@ -647,6 +647,35 @@ fn a_segment_that_claims_more_bits_than_can_be_is_damage() {
     }
 }
 
+/// To tell its records apart by bits that a tag has not got ended the process, with the locks of a commit held.
+#[test]
+fn a_full_segment_with_a_forged_header_is_damage_before_images_come() {
+    let (view, mut space, mut table) = index();
+    let tagger = Tagger::new(&identity().secret);
+    for number in 0..u64::from(SLOTS) {
+        let record = link(&tagger, number, 1, 0);
+        table.apply(&view, &mut space, &Image { record, removed: false }).unwrap();
+    }
+    let live = table.live();
+    let entry = view.word(live.directory).unwrap();
+    let segment = Entry::unpack(entry).segment;
+    let mut bytes = [0; 64];
+    view.medium().read_at(segment, &mut bytes).unwrap();
+    let sound = SegmentHeader::read_from_bytes(&bytes).unwrap();
+    let room = |live, depth, prefix| {
+        let header = SegmentHeader { depth: U32::new(depth), prefix: U64::new(prefix), ..sound }.sealed();
+        view.medium().write_at(segment, &[header.as_bytes()], false).unwrap();
+        view.room_for(live, &[1 << 63], 1, Room { segments: 0, depth: 1 })
+    };
+    let deeper = LiveWord { depth: 1, ..live };
+    view.medium().store(Offset(live.directory.0 + 8), &[entry]).unwrap();
+    assert!(room(live, 0, 0).is_ok() && room(deeper, 1, 1 << 63).is_ok());
+    for (live, depth, prefix) in [(live, 200, 0), (live, 1, 1 << 63), (deeper, 1, 0)] {
+        let error = room(live, depth, prefix).unwrap_err();
+        assert!(matches!(error, Error::Damaged(damage) if damage.offset == segment.0), "{depth} {prefix:#x}");
+    }
+}
+
 #[test]
 #[cfg(not(miri))]
 fn records_that_begin_alike_are_told_apart_however_many_splits_that_takes() {
