@@ -137,11 +137,7 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     if !clean {
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
-        let give_up = |space: &Space| {
-            // Most likely the disk is full. Nothing names the new regions yet; what is not given back now would be
-            // missing when this is tried again.
-            let _ = medium.punch(Offset(file_bytes), space.end().0.saturating_sub(file_bytes));
-        };
+        let give_up = |space: &Space| give_up(medium.as_ref(), space, file_bytes);
         let replayed = replay(view, &mut table, &mut space, scan.commits(), |image| extents.add(&image.record));
         view = replayed.inspect_err(|_| give_up(&space))?;
         // Commits may build on a superblock that was lost: the next one must come after it.
@@ -188,6 +184,12 @@ fn whole_pages<M: Medium>(medium: &M, limit: u64) -> Result<u64> {
     Ok(end)
 }
 
+/// Gives back what was allocated behind the file's end, most likely because the disk is full: nothing names it before
+/// [`finish`], and it would be missing when this is tried again.
+fn give_up<M: Medium>(medium: &M, space: &Space, file_bytes: u64) {
+    let _ = medium.punch(Offset(file_bytes), space.end().0.saturating_sub(file_bytes));
+}
+
 /// Opens a pack and makes its index anew from the log alone.
 pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(View<M>, Start, Recovery)> {
     let mut superblocks = Superblocks::read(medium.as_ref())?;
@@ -203,13 +205,17 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     space.forget();
     let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let (sequence, slots) = (before.sequence.get(), before.slots.get());
-    let mut table = Table::create(medium.as_ref(), &mut space, slots, sequence, random(medium.as_ref())?)?;
+    let born = random(medium.as_ref())?;
     let history = log::history(medium.as_ref(), view.marker(), &scan.tail, file_bytes)?;
+    let give_up = |space: &Space| give_up(medium.as_ref(), space, file_bytes);
+    let created = Table::create(medium.as_ref(), &mut space, slots, sequence, born);
+    let mut table = created.inspect_err(|_| give_up(&space))?;
     // A compaction of a pack that holds nothing leaves no commit that says how many there were.
     let mut counters = CountersNow { commits: before.counters.commits.get(), ..CountersNow::default() };
     let mut extents = Extents::behind(before.end.get());
     let commits = history.commits.iter().copied();
-    view = replay(view, &mut table, &mut space, commits, |image| extents.add(&image.record))?;
+    let replayed = replay(view, &mut table, &mut space, commits, |image| extents.add(&image.record));
+    view = replayed.inspect_err(|_| give_up(&space))?;
     if let Some(now) = history.counters {
         counters = now.into();
     }
@@ -218,7 +224,7 @@ pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(
     let newest = scan.groups.iter().map(|group| group.sequence).fold(before.sequence.get(), u64::max);
     let mut tail = scan.tail;
     tail.epoch = scan.from.epoch.max(tail.epoch) + 1;
-    let moved = scan.go_on(medium.as_ref(), &mut space, &mut tail, file_bytes)?;
+    let moved = scan.go_on(medium.as_ref(), &mut space, &mut tail, file_bytes).inspect_err(|_| give_up(&space))?;
     finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, (newest, moved), counters)?;
     publish(&mut view, &mut table, &tail)?;
     give_back(medium.as_ref(), &scan, extents, file_bytes)?;

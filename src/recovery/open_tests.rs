@@ -135,6 +135,27 @@ fn each_writer_has_a_notice_of_its_own() {
     assert_eq!([notice(), notice()], [8, 10]);
 }
 
+/// A rebuild kept what it had taken by then: each attempt left less room for the next one.
+#[test]
+fn what_finds_the_disk_full_gives_back_what_it_took() {
+    for bring_up in [open, rebuild] {
+        let (directory, medium, mut end) = pack();
+        commits(&medium, &mut end);
+        let used = directory.used();
+        let mut pages = 0;
+        let view = loop {
+            directory.set_capacity(used + pages * PAGE_BYTES);
+            match bring_up(&medium, u64::MAX, false) {
+                Ok((view, ..)) => break view,
+                Err(error) => assert!(matches!(error, Error::NoSpace { .. }), "{error}"),
+            }
+            assert_eq!(directory.used(), used, "{pages} pages");
+            pages += 1;
+        };
+        assert!(pages > 8 && shown(&view).0 == 3, "{pages}");
+    }
+}
+
 /// No jump leads to where the log goes on. With one superblock only a rotten page would cost all that comes after.
 #[test]
 fn both_superblocks_lead_to_a_log_that_goes_on_elsewhere() {
