@@ -77,9 +77,14 @@ impl<M: Medium> Source<M> {
     /// A view whose map covers the file as it is now.
     pub fn renew(&self) -> Result<Arc<View<M>>> {
         let _one = self.follows.as_ref().map(|follows| follows.lock());
-        let view = Arc::new(self.view.load().renewed()?);
-        self.replace(view.clone());
-        Ok(view)
+        loop {
+            let before = self.view.load_full();
+            let view = Arc::new(before.renewed()?);
+            // Where that one is gone already, another thread has put its own in place.
+            if self.replace_this(&before, view.clone()) {
+                return Ok(view);
+            }
+        }
     }
 
     /// Shows readers an index of their own, after that in the file has become unreliable.
@@ -88,10 +93,23 @@ impl<M: Medium> Source<M> {
     }
 
     fn replace(&self, view: Arc<View<M>>) {
-        let before = self.view.swap(view);
+        self.keep_in_mind(&self.view.swap(view));
+    }
+
+    /// Replaces `before`, and no other view: what was made of it would undo a fall-back meanwhile. Says whether it was
+    /// still there.
+    fn replace_this(&self, before: &Arc<View<M>>, view: Arc<View<M>>) -> bool {
+        let is_there = Arc::ptr_eq(&self.view.compare_and_swap(before, view), before);
+        if is_there {
+            self.keep_in_mind(before);
+        }
+        is_there
+    }
+
+    fn keep_in_mind(&self, before: &Arc<View<M>>) {
         if let Ok(mut old) = self.old.lock() {
             old.retain(|view| view.strong_count() > 0);
-            old.push(Arc::downgrade(&before));
+            old.push(Arc::downgrade(before));
         }
     }
 
@@ -193,4 +211,36 @@ impl<M: Medium> Source<M> {
 fn has_writer<M: Medium>(medium: &M) -> Result<bool> {
     let io = |e| Error::io("look at the lock", medium.path(), e);
     Ok(medium.is_locked().map_err(io)? && medium.is_ready().map_err(io)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::format::{Offset, PAGE_BYTES};
+    use crate::map::Map;
+    use crate::medium::SimDirectory;
+
+    /// A reader that was about to take a longer map put the index that a failed commit had left back in its place, for
+    /// good.
+    #[test]
+    fn a_longer_map_replaces_the_view_that_it_was_made_of_and_no_other() {
+        let medium = Arc::new(SimDirectory::new(1 << 20).create("pack").unwrap());
+        let identity = Identity::new_zeroed();
+        let view = || View::new(medium.clone(), &identity, 4).unwrap();
+        let source = Source::of_writer(view(), identity);
+        let before = source.view();
+        let longer = Arc::new(before.renewed().unwrap());
+        source.fall_back_to(view().with_overlay(Map::memory(PAGE_BYTES), Offset(PAGE_BYTES), Offset(PAGE_BYTES)));
+        let private = source.view();
+        assert!(private.is_private() && !source.replace_this(&before, longer.clone()));
+        assert!(Arc::ptr_eq(&source.view(), &private));
+        let renewed = source.renew().unwrap();
+        assert!(renewed.is_private() && Arc::ptr_eq(&source.view(), &renewed));
+        assert!(source.replace_this(&renewed, longer.clone()) && Arc::ptr_eq(&source.view(), &longer));
+        let held = source.held_views();
+        let expected = [before, private, renewed];
+        assert!(held.len() == 3 && held.iter().zip(&expected).all(|(held, view)| Arc::ptr_eq(held, view)));
+    }
 }
