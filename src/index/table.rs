@@ -174,28 +174,32 @@ impl Table {
     /// Puts an image into its slot. Doing it twice is the same as doing it once.
     pub fn apply<M: Medium>(&mut self, view: &View<M>, space: &mut Space, image: &Image) -> Result<()> {
         let tag = image.record.tag();
+        let mut longer = None;
         // Each round copies, splits or doubles; a tag has 64 bits, so it ends.
         for _ in 0..=2 * DEPTH_MAX + 8 {
+            let view = longer.as_ref().unwrap_or(view);
             let (index, entry) = self.entry(view, tag)?;
             let words = self.segment(view, entry)?;
             let found = self.find(words, &image.record);
             if image.removed && found.is_err() {
                 return Ok(());
             }
-            if !self.is_ours(words) {
-                self.renew(view, space, index, entry)?;
-                continue;
+            match found {
+                _ if !self.is_ours(words) => self.renew(view, space, index, entry)?,
+                Ok(number) | Err(Some(number)) => {
+                    let (medium, slot) = (view.medium().as_ref(), slot_at(entry.segment, number));
+                    return if image.removed {
+                        self.store(medium, slot, &[TAG_TOMBSTONE])
+                    } else {
+                        self.store(medium, slot, &image.words())
+                    };
+                }
+                Err(None) => self.make_room(view, space, index, entry, tag)?,
             }
-            let (Ok(number) | Err(Some(number))) = found else {
-                self.make_room(view, space, index, entry, tag)?;
-                continue;
-            };
-            let (medium, slot) = (view.medium().as_ref(), slot_at(entry.segment, number));
-            return if image.removed {
-                self.store(medium, slot, &[TAG_TOMBSTONE])
-            } else {
-                self.store(medium, slot, &image.words())
-            };
+            // The next round reads what this one has made, which the map may not reach to.
+            if view.outgrown(space.end().0) {
+                longer = Some(view.renewed()?);
+            }
         }
         Err(view.damaged(self.live.directory, "the index cannot take one more record with this tag"))
     }

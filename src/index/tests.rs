@@ -15,7 +15,7 @@ use crate::index::probe::{Stop, directory_index};
 use crate::index::room::{Room, first_of_run};
 use crate::index::table::{Builder, Images, Table, built};
 use crate::index::tag::Tagger;
-use crate::medium::{Action, Medium, Sim, SimDirectory};
+use crate::medium::{Action, Disk, Medium, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image, Key, LinkRecord, Record};
 use crate::space::Space;
 use crate::sync::Ordering;
@@ -403,6 +403,35 @@ fn images_that_are_merged_leave_the_records_that_one_after_another_would() {
         check(&view, &model, &gone);
         // The few steps under Miri do not fill a segment of the usual size.
         assert!(table.events.splits > 0 || cfg!(miri) && slots == 63, "{:?}", table.events);
+    }
+}
+
+/// What was allocated for a split lay behind the end of the view's map, and was taken for damage when the image was
+/// tried again.
+#[test]
+#[cfg(not(miri))]
+fn an_image_whose_splits_grow_the_file_beyond_the_map_finds_its_slot() {
+    let directory = tempfile::tempdir().unwrap();
+    for pages in (10..60).step_by(2) {
+        let medium = Arc::new(Disk::create(&directory.path().join("pack"), 0o600).unwrap());
+        medium.allocate(Offset(0), SPACE_AT.0).unwrap();
+        let mut space = Space::empty(77, SLOTS, u64::MAX);
+        let map_bytes = medium.map(0).unwrap().length();
+        space.skip_to(map_bytes - pages * PAGE_BYTES);
+        let mut table = Table::create(medium.as_ref(), &mut space, SLOTS, 0, 7).unwrap();
+        let mut view = View::new(medium, &identity(), SLOTS).unwrap();
+        let records: Vec<Record> = (1..200).map(|number| link(view.tagger(), number, 1, 0)).collect();
+        for &record in &records {
+            if view.outgrown(space.end().0) {
+                view = view.renewed().unwrap();
+            }
+            let applied = table.apply(&view, &mut space, &Image { record, removed: false });
+            applied.unwrap_or_else(|error| panic!("{pages} pages, {:#x}: {error}", space.end().0));
+        }
+        table.publish(&view).unwrap();
+        let view = view.renewed().unwrap();
+        assert!(records.iter().all(|record| view.record(record.key(), record.tag()).unwrap() == Some(*record)));
+        assert!(space.end().0 > map_bytes);
     }
 }
 
