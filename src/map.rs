@@ -72,8 +72,8 @@ impl Map {
         Some(())
     }
 
-    /// Takes the fault of the next store into this word's page. Changes nothing, and does nothing beyond the map or where
-    /// that is not writable.
+    /// Takes the fault of the next store into this word's page. Changes nothing, and does nothing beyond the map or
+    /// where that is not writable.
     pub fn touch(&self, offset: Offset) {
         if let Some(word) = self.word(offset).filter(|_| self.is_writable()) {
             let now = word.load(Ordering::Relaxed);

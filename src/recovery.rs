@@ -760,8 +760,8 @@ impl Scan {
         Ok(head)
     }
 
-    /// The newest commit is vouched for by no later one, and without syncs that holds for all since the last checkpoint.
-    /// While the machine runs, the live page's acknowledged tail does it.
+    /// The newest commit is vouched for by no later one, and without syncs none is since the last checkpoint. While the
+    /// machine runs, the live page's acknowledged tail does it.
     fn check_live_page<M: Medium>(&self, medium: &M) -> Result<Option<(Offset, &'static str)>> {
         let mut words = [0; 48];
         if length(medium)? < live::HOST.0 + 40 {

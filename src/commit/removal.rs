@@ -128,9 +128,7 @@ impl<M: Medium> Writer<M> {
             let images = outcome.images.len() as u64;
             self.make_room(&mut parts.plan, 0, group_bytes(images, 0) + RESERVED_LOG_BYTES)?;
             let promised = self.reserve_copies(images, applied.table.live().depth)?;
-            if view.outgrown(lock(&self.space).end().0) {
-                view = view.renewed()?;
-            }
+            view = self.long_enough(view)?;
             applied.table.check_copies(&view, &outcome.images)?;
             let fields = CommitFields {
                 sequence: state.sequence,
@@ -150,11 +148,8 @@ impl<M: Medium> Writer<M> {
             }
             parts.removed.add_part(&removed, at);
             for image in &outcome.images {
-                let mut space = lock(&self.space);
-                if view.outgrown(space.end().0) {
-                    view = view.renewed()?;
-                }
-                applied.table.apply(&view, &mut space, image)?;
+                applied.table.apply(&view, &mut lock(&self.space), image)?;
+                view = self.long_enough(view)?;
                 memory.store_words(Offset(0), &[applied.table.live().pack()]).expect("it has a page");
             }
             lock(&self.space).release(promised);
@@ -163,6 +158,11 @@ impl<M: Medium> Writer<M> {
             }
         }
         Ok(())
+    }
+
+    /// The view, with a map of all that was allocated.
+    fn long_enough(&self, view: View<M>) -> Result<View<M>> {
+        if view.outgrown(lock(&self.space).end().0) { view.renewed() } else { Ok(view) }
     }
 
     /// Reserves the index regions of a part, which changes and removes records and adds none.

@@ -73,8 +73,8 @@ fn chunks_are_an_eighth_of_the_file_within_bounds_or_as_long_as_a_batch_needs() 
     assert!(bytes > needed && bytes < needed + (128 << 10), "{bytes}");
 }
 
-/// The first change of a segment since a checkpoint copies it. Where a record beside was rotten the batch was durable by
-/// then: the writer was at its end, a part of the batch was seen, and nobody could open the pack but by a rebuild.
+/// The first change of a segment since a checkpoint copies it. Where a record beside was rotten the batch was durable
+/// by then: the writer was at its end, a part of the batch was seen, and nobody could open the pack but by a rebuild.
 #[test]
 fn a_batch_that_would_copy_a_rotten_record_is_refused_with_nothing_changed() {
     let directory = SimDirectory::new(64 << 20);
