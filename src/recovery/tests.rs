@@ -335,8 +335,8 @@ fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
     assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
 }
 
-/// Without syncs nothing in the log vouches for what came since the checkpoint: where one of its payloads was rotten, all
-/// that came after it was dropped, and nobody was told.
+/// Without syncs nothing in the log vouches for what came since the checkpoint: where one of its payloads was rotten,
+/// all that came after it was dropped, and nobody was told.
 #[test]
 fn what_a_killed_process_was_told_is_there_or_missed() {
     for durability in [Durability::PowerLoss, Durability::Process] {
