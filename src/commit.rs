@@ -3,8 +3,8 @@
 //! # The order
 //!
 //! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus*
-//!    what is on its way into it. Space for all that follows is reserved here; a full disk is an error with nothing
-//!    changed. The batch gets its place in the log.
+//!    what is on its way into it. Space for all that follows is reserved here, and what will be copied of the index is
+//!    read: a full disk, and damage there, are errors with nothing changed. The batch gets its place in the log.
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
 //!    then the commit frame, contiguous, in one call. Those who were told of the last group are given a moment to come
 //!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves
@@ -27,12 +27,13 @@
 //!
 //! # What a put costs
 //!
-//! One of 256 bytes in a batch of a thousand takes 5,300 instructions beside its hash (`cargo bench --bench
-//! instructions`): 2,000 to change the index, of which half is for records that move when their segment is split; 1,200
-//! to decide, half of it to make sure that no record which might be this blob's is damaged; the rest to take bytes in,
-//! to lay out frames and for their checksums. There are two copies, into the batch and into the page cache, and one
-//! system call a group. One slot is waited for, and loaded ahead while others are decided. The least that can be is the
-//! hash, one copy and one slot. Hashes are computed by whoever puts, before any lock is taken.
+//! One of 256 bytes in a batch of a thousand takes 5,000 instructions beside its hash (`cargo bench --bench
+//! instructions`). When it took 5,300, these were 2,000 to change the index, of which half is for records that move
+//! when their segment is split; 1,200 to decide, half of it to make sure that no record which might be this blob's is
+//! damaged; the rest to take bytes in, to lay out frames and for their checksums. There are two copies, into the batch
+//! and into the page cache, and one system call a group. One slot is waited for, and loaded ahead while others are
+//! decided. The least that can be is the hash, one copy and one slot. Hashes are computed by whoever puts, before any
+//! lock is taken.
 //!
 //! What was tried and did not pay: pages of the index that are made a mebibyte ahead (`MADV_POPULATE_WRITE`) cost as
 //! much as one by one, 1.3 µs each; images sorted by their tags before they are put into the index; blobs written to
@@ -42,7 +43,7 @@
 //! hash, no well-kept library does it, and `put` would have to leave its digest open.
 //!
 //! Step 1 is in `commit/decide.rs`, what is on its way in `in_flight.rs`, steps 2 to 5 in `group.rs`; `checkpoint.rs`
-//! and `removal.rs` have what holds the others up for longer.
+//! and `removal.rs` have what holds the others up for longer; `warm.rs` goes ahead of large batches.
 
 use std::sync::{Arc, OnceLock};
 

@@ -52,8 +52,8 @@
 //! | 0 | `sync` | the standard library's atomics and locks, or those of a model checker |
 //!
 //! Deliberately absent: async (a store never waits for anything but the disk), threads that stay (a checkpoint that is
-//! due, and the closing of a long file that a compaction has replaced, have one of their own, which ends with it) and
-//! global state.
+//! due, the closing of a long file that a compaction has replaced, and what goes ahead of a large batch have one of
+//! their own, which ends with it) and global state.
 //!
 //! # What is promised
 //!

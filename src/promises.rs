@@ -150,8 +150,8 @@
 //!   (`rot::a_copy_of_no_one_moment_opens_or_says_that_it_is_damaged`). Close the store, take a snapshot of the file
 //!   system, or compact with an [output](crate::CompactOptions::output) elsewhere.
 //! * **`fork`.** A store is opened after it, not before: a child that has inherited one must neither use it nor let go
-//!   of it (`exec` and `_exit` are fine). A commit may have started a thread for a checkpoint: the child has what that
-//!   has locked, and not the thread.
+//!   of it (`exec` and `_exit` are fine). A commit may have started a thread, for a checkpoint or to go ahead of a
+//!   large batch: the child has what that has locked, and not the thread.
 //! * **A failing disk where a pack can be opened only once** (`/proc` is not mounted and another file has its name, or
 //!   no descriptor is left), while a checkpoint and a commit sync at one moment. The first sync of an open file alone
 //!   is told of a write that failed. If that is the checkpoint's, the commit may be acknowledged in the instant before

@@ -102,7 +102,8 @@ impl<M: Medium> std::fmt::Debug for Removed<M> {
 /// A content-addressed blob store in one pack file.
 ///
 /// Handles are cheap to clone and can be used from any thread. A checkpoint that is due is made in a thread of its own,
-/// beside whatever is done meanwhile. The last handle to be dropped makes one too, as [`close`](Store::close) does.
+/// beside whatever is done meanwhile; a batch of thousands has a second one while it is committed. The last handle to
+/// be dropped makes a checkpoint too, as [`close`](Store::close) does.
 ///
 /// ```
 /// use blobpack::Store;
