@@ -78,7 +78,7 @@ impl Map {
         if let Some(word) = self.word(offset).filter(|_| self.is_writable()) {
             let now = word.load(Ordering::Relaxed);
             // A compiler may make a load of an addition of zero.
-            let _ = word.compare_exchange(now, now, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = word.compare_exchange_weak(now, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
