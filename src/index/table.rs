@@ -126,11 +126,6 @@ impl Table {
         Ok(table)
     }
 
-    /// What the headers of the segments hold that were made after the last freeze.
-    pub fn born(&self) -> u64 {
-        self.born
-    }
-
     /// The live directory.
     pub fn live(&self) -> LiveWord {
         self.live
@@ -247,6 +242,9 @@ impl Table {
                 {
                     return Ok(number);
                 }
+                // The one in whose place it comes, or a stranger with its tag: a search that has passed what is free
+                // before it, and finds it gone, has this one still ahead.
+                tag if tag == record.tag() => free = None,
                 _ => {}
             }
         }

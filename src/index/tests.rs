@@ -580,6 +580,34 @@ fn a_slot_that_was_never_used_is_told_from_one_that_lost_its_mark() {
     assert_eq!(damage(view.records_from(0).unwrap_err()), expected);
 }
 
+/// A blob that dies and comes back in one batch has two records with one tag until the old one goes. Where the new one
+/// stood before it, a search that had passed that slot while it was free, and came to the old one when it was gone,
+/// found nothing.
+#[test]
+fn a_record_stands_behind_the_one_in_whose_place_it_comes() {
+    let (view, mut space, mut table) = index();
+    let (goes, old) = (tagged(1 << 4, 1), tagged(1 << 4 | 1 << 63, 1));
+    let Record::Link(link) = old else { unreachable!() };
+    let new = Record::Link(LinkRecord { to: Offset(link.to.0 + 64), ..link });
+    for (record, removed) in [(goes, false), (old, false), (goes, true), (new, false)] {
+        table.apply(&view, &mut space, &Image { record, removed }).unwrap();
+    }
+    let born = table.born();
+    let places = || {
+        let segment = view.born_segment(old.tag(), born).unwrap();
+        let slots = view.words(segment, 8 * (to_usize(u64::from(SLOTS)) + 1)).unwrap().chunks_exact(8);
+        let tags: Vec<u64> = slots.skip(1).map(|slot| u64::from_le(slot[0].load(Ordering::Relaxed))).collect();
+        let home = to_usize(u64::from(crate::format::home_slot(old.tag(), SLOTS)));
+        let mut in_order: Vec<u64> = tags[home..].to_vec();
+        in_order.extend(&tags[..home]);
+        in_order
+    };
+    assert_eq!(places(), [TAG_TOMBSTONE, old.tag(), new.tag(), TAG_EMPTY]);
+    table.apply(&view, &mut space, &Image { record: old, removed: true }).unwrap();
+    assert_eq!(places(), [TAG_TOMBSTONE, TAG_TOMBSTONE, new.tag(), TAG_EMPTY]);
+    assert_eq!(view.record(new.key(), new.tag()).unwrap(), Some(new));
+}
+
 /// A record with a tag of its own. Many tags begin alike, and many have their homes near one another.
 fn tagged(random: u64, mark: u64) -> Record {
     let ones = [0, 4, 6, 8][(random & 3) as usize];

@@ -1,4 +1,4 @@
-//! A look at what a batch will copy, while it can still be refused.
+//! What a batch will copy, and what it stores into.
 
 use std::collections::HashSet;
 
@@ -11,6 +11,11 @@ use crate::record::Image;
 use crate::view::View;
 
 impl Table {
+    /// What the headers of the segments hold that are stored into: those made after the last freeze.
+    pub fn born(&self) -> u64 {
+        self.born
+    }
+
     /// Reads the frozen segments that these images change. Their first change copies them with all that they hold, so
     /// where another record there fails its checksum the batch can't be applied: to be known before it is durable.
     ///
