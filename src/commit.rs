@@ -315,6 +315,13 @@ impl<M: Medium> Writer<M> {
         (applied.counters, applied.tail)
     }
 
+    /// Puts an image into the index, and not into the log.
+    #[cfg(test)]
+    pub fn apply_by_hand(&self, image: &crate::record::Image) -> Result<()> {
+        let mut applied = lock(&self.applied);
+        applied.table.apply(&self.source.view(), &mut lock(&self.space), image)
+    }
+
     /// Looks at the index while nobody puts images into it.
     pub fn at_rest<T>(&self, look: impl FnOnce() -> T) -> T {
         let _applied = lock(&self.applied);

@@ -49,6 +49,8 @@ impl<M: Medium> Descriptors<M> {
         })?;
         let mut blobs = blobs;
         blobs.sort_unstable_by_key(|(tag, digest, _)| (*tag, *digest));
+        // One that dies and comes back in one batch has two records for a moment.
+        blobs.dedup_by_key(|(_, digest, _)| *digest);
         let after = self.after.take();
         let ready = blobs.iter().filter(|(tag, digest, _)| after.is_none_or(|after| (*tag, *digest) > after));
         self.ready.extend(ready.map(|(_, digest, blob)| Descriptor::new(*digest, blob)));
@@ -94,7 +96,8 @@ impl<M: Medium> Iterator for List<M> {
     }
 }
 
-/// The links of one blob, in either direction. A link that goes while it runs ends it early.
+/// The links of one blob, in either direction. Where the last one goes while it runs, or another one comes or goes
+/// behind it, it ends early.
 pub struct Links<M: Medium = Disk> {
     source: Arc<Source<M>>,
     outward: bool,
@@ -110,6 +113,8 @@ pub struct Links<M: Medium = Disk> {
 struct Place<M> {
     medium: Arc<M>,
     blob: Offset,
+    /// The other end of the last one; `NONE` before the first, to whose front others may come.
+    last: Offset,
     next: Offset,
 }
 
@@ -125,7 +130,7 @@ impl<M: Medium> Links<M> {
         let begun = source.ask(|view| {
             let Some(blob) = view.blob_record(digest)? else { return Ok(None) };
             let (next, left) = ends(&blob, outward);
-            Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, next }, left)))
+            Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, last: Offset::NONE, next }, left)))
         })?;
         Ok(begun.map(|(at, left)| Links { source, outward, digest: *digest, last: None, at, left }))
     }
@@ -134,8 +139,13 @@ impl<M: Medium> Links<M> {
     fn step(&self) -> Result<Option<(Digest, Place<M>)>> {
         self.source.ask(|view| {
             let Some(place) = self.place_in(view)?.filter(|place| place.next != Offset::NONE) else { return Ok(None) };
-            let next = self.after(view, &place, place.next)?;
-            Ok(Some((view.digest_at(place.next)?, Place { next, ..place })))
+            match self.beside(view, &place, place.next)? {
+                Some((previous, next)) if [previous, Offset::NONE].contains(&place.last) => {
+                    Ok(Some((view.digest_at(place.next)?, Place { last: place.next, next, ..place })))
+                }
+                // It went, or stands elsewhere now, from where the way leads back.
+                _ => Ok(None),
+            }
         })
     }
 
@@ -145,21 +155,23 @@ impl<M: Medium> Links<M> {
             return Ok(Some(self.at.clone()));
         }
         let Some(blob) = view.blob_record(&self.digest)? else { return Ok(None) };
-        let mut place = Place { medium: view.medium().clone(), blob: blob.id, next: ends(&blob, self.outward).0 };
+        let (medium, last) = (view.medium().clone(), Offset::NONE);
+        let mut place = Place { medium, blob: blob.id, last, next: ends(&blob, self.outward).0 };
         if let Some(last) = &self.last {
             let Some(last) = view.blob_record(last)? else { return Ok(None) };
-            place.next = self.after(view, &place, last.id)?;
+            let beside = self.beside(view, &place, last.id)?;
+            (place.last, place.next) = (last.id, beside.map_or(Offset::NONE, |(_, next)| next));
         }
         Ok(Some(place))
     }
 
-    /// What comes after the link with this blob at its other end.
-    fn after(&self, view: &View<M>, place: &Place<M>, other: Offset) -> Answer<Offset> {
+    /// What comes before and after the link with this blob at its other end, if there is such a link.
+    fn beside(&self, view: &View<M>, place: &Place<M>, other: Offset) -> Answer<Option<(Offset, Offset)>> {
         let (from, to) = if self.outward { (place.blob, other) } else { (other, place.blob) };
         Ok(match view.record(Key::Link(from, to), view.tagger().of_link(from, to))? {
-            Some(Record::Link(link)) if self.outward => link.next_out,
-            Some(Record::Link(link)) => link.next_in,
-            _ => Offset::NONE,
+            Some(Record::Link(link)) if self.outward => Some((link.previous_out, link.next_out)),
+            Some(Record::Link(link)) => Some((link.previous_in, link.next_in)),
+            _ => None,
         })
     }
 }
@@ -187,6 +199,64 @@ impl<M: Medium> Iterator for Links<M> {
                 self.left = 0;
                 Some(Err(error))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::medium::{Sim, SimDirectory};
+    use crate::record::Image;
+    use crate::store::Store;
+
+    fn store() -> Store<Sim> {
+        Store::options().create_in(SimDirectory::new(64 << 20).create("a.pack").unwrap()).unwrap().unwrap()
+    }
+
+    /// As while a batch is put into the index in which it died and came back.
+    #[test]
+    fn a_blob_with_two_records_is_listed_once() {
+        let store = store();
+        let digest = store.put(b"a blob").unwrap().digest;
+        let source = store.shared().source().clone();
+        let first = source.view().blob_record(&digest).unwrap().unwrap();
+        store.dereference(&digest).unwrap();
+        store.put(b"a blob").unwrap();
+        let pack = store.shared().pack();
+        let image = Image { record: Record::Blob(first), removed: false };
+        pack.writer().unwrap().apply_by_hand(&image).unwrap();
+        assert_eq!(source.view().records_from(0).unwrap().0.len(), 2);
+        assert_eq!(store.list().map(Result::unwrap).collect::<Vec<_>>(), [digest]);
+        assert_eq!(store.resolve(&digest.to_string()[..20]).unwrap(), digest);
+    }
+
+    #[test]
+    fn a_list_that_changes_behind_the_last_link_ends_early_and_gives_none_again() {
+        for outward in [true, false] {
+            let store = store();
+            let [hub, a, b, c] = [b"hub", b"a..", b"b..", b"c.."].map(|bytes| store.put(bytes).unwrap().digest);
+            let ends = |other| if outward { (other, hub) } else { (hub, other) };
+            for other in [a, b, c] {
+                let (to, from) = ends(other);
+                if !outward {
+                    store.reference(&to).unwrap();
+                }
+                store.link(&to, &from).unwrap();
+            }
+            let links = || if outward { store.links(&hub).unwrap() } else { store.referrers(&hub).unwrap() };
+            let (mut begun, begun_before) = (links(), links());
+            assert_eq!(begun.next().unwrap().unwrap(), c);
+            let (to, from) = ends(b);
+            let mut batch = store.batch();
+            batch.reference(&to).unlink(&to, &from).link(&to, &from);
+            batch.commit().unwrap();
+            assert!(begun.next().is_none());
+            assert_eq!(begun_before.map(Result::unwrap).collect::<Vec<_>>(), [c, a]);
+            let now: Vec<_> = links().map(Result::unwrap).collect();
+            assert_eq!(now, [b, c, a]);
         }
     }
 }
