@@ -13,6 +13,9 @@ use crate::view::View;
 
 /// How often a look is taken again beside a busy writer.
 const ATTEMPTS: u32 = 4;
+/// The same where it found damage: until a large batch is in the index it looks so, and nothing says that it is on its
+/// way there. Between two looks there is a moment.
+const DOUBTS: u32 = 1000;
 
 /// What a look at a pack has before it.
 pub struct Sight<'a, M: Medium> {
@@ -60,6 +63,7 @@ pub fn stand_still<M: Medium, T>(
         let moved = moment(&view) != before;
         match seen {
             Ok(seen) if !moved || attempt >= ATTEMPTS => return Ok((seen, moved)),
+            Err(error) if is_moving && !moved && error.is_damage() && attempt < DOUBTS => view.medium().pause(),
             Err(error) if attempt >= ATTEMPTS && !moved => return Err(error),
             // A commit that was durable and not yet in the index when the look began moves nothing else.
             Err(error) if !is_moving && !moved => return Err(error),
@@ -83,6 +87,27 @@ mod tests {
     use crate::commit::Durability;
     use crate::medium::SimDirectory;
     use crate::store::{How, Store};
+
+    /// Half of a large batch is in the index, and nothing tells that from damage but that it passes.
+    #[test]
+    fn what_looks_like_damage_beside_a_writer_is_looked_at_again() {
+        let directory = SimDirectory::new(64 << 20);
+        let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
+        let medium = directory.open("a.pack", false).unwrap();
+        let reader = Store::options().read_only(true).open_in(medium, How::Open).unwrap().unwrap();
+        let after = |looks: u32| {
+            let mut left = looks;
+            let look = |sight: &Sight<'_, _>| {
+                left = left.saturating_sub(1);
+                if left == 0 { Ok(()) } else { Err(sight.view.damaged(crate::format::Offset(1), "half of it")) }
+            };
+            stand_still(reader.shared(), look)
+        };
+        assert!(!after(DOUBTS).unwrap().1);
+        assert!(after(u32::MAX).unwrap_err().is_damage());
+        drop(store);
+        assert!(after(2).unwrap_err().is_damage(), "without a writer nothing passes");
+    }
 
     #[test]
     fn a_look_beside_a_writer_says_that_a_commit_came_in_between() {
