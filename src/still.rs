@@ -2,7 +2,8 @@
 //!
 //! On a store that writes, commits wait meanwhile. A reader without a writer looks at an index of its own, which never
 //! changes; so it does where the writer is dead. Beside a writer in another process nothing can be held: the look is
-//! taken again a few times, until nothing was committed in between, and then says that it was not still.
+//! taken again a few times, until nothing was committed in between, and then says that it was not still. Damage is
+//! believed there only when it stays: a batch that is half in the index looks like it.
 
 use crate::error::{Error, Result};
 use crate::format::live;
