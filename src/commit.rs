@@ -3,8 +3,9 @@
 //! # The order
 //!
 //! 1. **Decide**, under the state lock: operations become after-images ([`crate::graph`]), against the index *plus*
-//!    what is on its way into it. Space for all that follows is reserved here, and what will be copied of the index is
-//!    read: a full disk, and damage there, are errors with nothing changed. The batch gets its place in the log.
+//!    what is on its way into it. Space for all that follows is reserved here, and the frozen segments that will be
+//!    copied are read: a full disk, and damage there, are errors with nothing changed. The batch gets its place in the
+//!    log.
 //! 2. **Write**: one of the waiting callers, the leader, writes the frames of all that wait: payloads of small blobs,
 //!    then the commit frame, contiguous, in one call. Those who were told of the last group are given a moment to come
 //!    with their next batch, so that one sync serves all of them and not each half in turn. A crash in here leaves

@@ -96,8 +96,8 @@ impl<M: Medium> Iterator for List<M> {
     }
 }
 
-/// The links of one blob, in either direction. Where the last one goes while it runs, or another one comes or goes
-/// behind it, it ends early.
+/// The links of one blob, in either direction. Where those behind the last one change while it runs it may end early;
+/// the last one itself may go.
 pub struct Links<M: Medium = Disk> {
     source: Arc<Source<M>>,
     outward: bool,
@@ -115,6 +115,8 @@ struct Place<M> {
     blob: Offset,
     /// The other end of the last one; `NONE` before the first, to whose front others may come.
     last: Offset,
+    /// Of the one before that.
+    before: Offset,
     next: Offset,
 }
 
@@ -130,7 +132,8 @@ impl<M: Medium> Links<M> {
         let begun = source.ask(|view| {
             let Some(blob) = view.blob_record(digest)? else { return Ok(None) };
             let (next, left) = ends(&blob, outward);
-            Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, last: Offset::NONE, next }, left)))
+            let (last, before) = (Offset::NONE, Offset::NONE);
+            Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, last, before, next }, left)))
         })?;
         Ok(begun.map(|(at, left)| Links { source, outward, digest: *digest, last: None, at, left }))
     }
@@ -139,13 +142,14 @@ impl<M: Medium> Links<M> {
     fn step(&self) -> Result<Option<(Digest, Place<M>)>> {
         self.source.ask(|view| {
             let Some(place) = self.place_in(view)?.filter(|place| place.next != Offset::NONE) else { return Ok(None) };
-            match self.beside(view, &place, place.next)? {
-                Some((previous, next)) if [previous, Offset::NONE].contains(&place.last) => {
-                    Ok(Some((view.digest_at(place.next)?, Place { last: place.next, next, ..place })))
-                }
-                // It went, or stands elsewhere now, from where the way leads back.
-                _ => Ok(None),
+            let Some((previous, next)) = self.beside(view, &place, place.next)? else { return Ok(None) };
+            let follows = [previous, Offset::NONE].contains(&place.last)
+                || previous == place.before && self.beside(view, &place, place.last)?.is_none();
+            if !follows {
+                // It stands elsewhere now, from where the way leads back.
+                return Ok(None);
             }
+            Ok(Some((view.digest_at(place.next)?, Place { last: place.next, before: previous, next, ..place })))
         })
     }
 
@@ -155,12 +159,14 @@ impl<M: Medium> Links<M> {
             return Ok(Some(self.at.clone()));
         }
         let Some(blob) = view.blob_record(&self.digest)? else { return Ok(None) };
-        let (medium, last) = (view.medium().clone(), Offset::NONE);
-        let mut place = Place { medium, blob: blob.id, last, next: ends(&blob, self.outward).0 };
+        let (medium, none) = (view.medium().clone(), Offset::NONE);
+        let next = ends(&blob, self.outward).0;
+        let mut place = Place { medium, blob: blob.id, last: none, before: none, next };
         if let Some(last) = &self.last {
             let Some(last) = view.blob_record(last)? else { return Ok(None) };
             let beside = self.beside(view, &place, last.id)?;
-            (place.last, place.next) = (last.id, beside.map_or(Offset::NONE, |(_, next)| next));
+            (place.before, place.next) = beside.unwrap_or((none, none));
+            place.last = last.id;
         }
         Ok(Some(place))
     }
@@ -257,6 +263,12 @@ mod tests {
             assert_eq!(begun_before.map(Result::unwrap).collect::<Vec<_>>(), [c, a]);
             let now: Vec<_> = links().map(Result::unwrap).collect();
             assert_eq!(now, [b, c, a]);
+            // Each may go when it was given.
+            for other in links().map(Result::unwrap) {
+                let (to, from) = ends(other);
+                store.unlink(&to, &from).unwrap();
+            }
+            assert_eq!(links().count(), 0);
         }
     }
 }

@@ -5,6 +5,8 @@
 //! taken again a few times, until nothing was committed in between, and then says that it was not still. Damage is
 //! believed there only when it stays: a batch that is half in the index looks like it.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, Result};
 use crate::format::live;
 use crate::medium::Medium;
@@ -14,9 +16,9 @@ use crate::view::View;
 
 /// How often a look is taken again beside a busy writer.
 const ATTEMPTS: u32 = 4;
-/// The same where it found damage: until a large batch is in the index it looks so, and nothing says that it is on its
-/// way there. Between two looks there is a moment.
-const DOUBTS: u32 = 1000;
+/// For so long damage is not believed there: until a large batch is in the index it looks so, and nothing says that it
+/// is on its way.
+const DOUBT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 
 /// What a look at a pack has before it.
 pub struct Sight<'a, M: Medium> {
@@ -53,6 +55,7 @@ pub fn stand_still<M: Medium, T>(
         pack = shared.pack();
     }
     let source = pack.source();
+    let (begun, mut moves) = (Instant::now(), 0);
     for attempt in 1.. {
         let view = source.current()?.clone();
         source.leave_dead_writer(&view)?;
@@ -62,13 +65,13 @@ pub fn stand_still<M: Medium, T>(
         let superblocks = Superblocks::read(view.medium().as_ref())?;
         let seen = look(&Sight { view: &view, superblocks: &superblocks, is_moving });
         let moved = moment(&view) != before;
+        moves += u32::from(moved);
+        let is_enough = |error: &Error| if error.is_damage() { begun.elapsed() >= DOUBT } else { attempt >= ATTEMPTS };
         match seen {
-            Ok(seen) if !moved || attempt >= ATTEMPTS => return Ok((seen, moved)),
-            Err(error) if is_moving && !moved && error.is_damage() && attempt < DOUBTS => view.medium().pause(),
-            Err(error) if attempt >= ATTEMPTS && !moved => return Err(error),
+            Ok(seen) if !moved || moves >= ATTEMPTS => return Ok((seen, moved)),
             // A commit that was durable and not yet in the index when the look began moves nothing else.
-            Err(error) if !is_moving && !moved => return Err(error),
-            Err(_) if attempt >= ATTEMPTS => break,
+            Err(error) if !moved && (!is_moving || is_enough(&error)) => return Err(error),
+            Err(_) if moves >= ATTEMPTS => break,
             _ => view.medium().pause(),
         }
     }
@@ -96,18 +99,24 @@ mod tests {
         let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
         let medium = directory.open("a.pack", false).unwrap();
         let reader = Store::options().read_only(true).open_in(medium, How::Open).unwrap().unwrap();
-        let after = |looks: u32| {
+        let digest = store.put(b"a blob").unwrap().digest;
+        let after = |looks: u32, store: Option<&Store<_>>| {
             let mut left = looks;
             let look = |sight: &Sight<'_, _>| {
                 left = left.saturating_sub(1);
+                // It is whole, and told, at the end of the last look but one.
+                if let (1, Some(store)) = (left, store) {
+                    store.reference(&digest).unwrap();
+                }
                 if left == 0 { Ok(()) } else { Err(sight.view.damaged(crate::format::Offset(1), "half of it")) }
             };
             stand_still(reader.shared(), look)
         };
-        assert!(!after(DOUBTS).unwrap().1);
-        assert!(after(u32::MAX).unwrap_err().is_damage());
+        assert!(!after(3 * ATTEMPTS, Some(&store)).unwrap().1);
+        assert!(!after(3 * ATTEMPTS, None).unwrap().1);
+        assert!(after(u32::MAX, None).unwrap_err().is_damage());
         drop(store);
-        assert!(after(2).unwrap_err().is_damage(), "without a writer nothing passes");
+        assert!(after(2, None).unwrap_err().is_damage(), "without a writer nothing passes");
     }
 
     #[test]

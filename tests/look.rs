@@ -158,7 +158,6 @@ fn the_map_as_a_picture_is_well_formed_and_shows_the_name_as_text() {
     }
 }
 
-/// A share below a thousandth is `<0.1 %`: an SVG that no program read.
 #[test]
 fn a_picture_may_have_a_name_that_is_not_utf8() {
     let place = Place::new();
@@ -170,6 +169,7 @@ fn a_picture_may_have_a_name_that_is_not_utf8() {
     assert!(std::fs::read_to_string(place.directory.path().join(name)).unwrap().starts_with("<svg "));
 }
 
+/// A share below a thousandth is `<0.1 %`: an SVG that no program read.
 #[test]
 fn a_share_that_rounds_to_nothing_leaves_the_picture_well_formed() {
     let place = Place::new();

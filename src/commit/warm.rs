@@ -9,13 +9,16 @@
 
 use std::thread;
 
-use super::{AHEAD, Writer, lock};
+use super::Writer;
 use crate::medium::Medium;
 use crate::sync::{AtomicBool, Ordering};
 
 /// Smaller batches are done before a thread is well under way. Unit tests are to see it at work, model checkers have no
 /// such threads.
 pub(super) const OPERATIONS_MIN: usize = if cfg!(test) { 4 } else { 2048 };
+
+/// So many are looked at before the next step.
+const TOGETHER: usize = 16;
 
 impl<M: Medium> Writer<M> {
     /// Does `work`, which will need the records with these tags, in this order.
@@ -32,18 +35,17 @@ impl<M: Medium> Writer<M> {
     }
 
     fn go_ahead(&self, tags: &[u64], over: &AtomicBool) {
-        let born = lock(&self.applied).table.born();
         let view = self.source.view();
-        for (number, &tag) in tags.iter().enumerate() {
+        for tags in tags.chunks(TOGETHER) {
             if over.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some(&soon) = tags.get(number + AHEAD) {
-                view.prefetch_slot(soon);
-            }
-            view.prefetch_frame(tag);
-            if let Some(segment) = view.born_segment(tag, born) {
-                self.medium.prepare_store(segment);
+            tags.iter().for_each(|&tag| view.prefetch_slot(tag));
+            tags.iter().for_each(|&tag| view.prefetch_frame(tag));
+            // No checkpoint freezes a segment meanwhile; and nobody is kept waiting for longer than a few faults take.
+            if let Ok(applied) = self.applied.try_lock() {
+                let segments = tags.iter().filter_map(|&tag| view.born_segment(tag, applied.table.born()));
+                segments.for_each(|segment| self.medium.prepare_store(segment));
             }
         }
     }

@@ -36,7 +36,7 @@ pub enum Violation {
     ReadyAtOnce,
     SupersededNotStored,
     NoticeNotStored,
-    DurableTailTooFar,
+    AcknowledgedTailTooFar,
 }
 
 /// All of them, with the promise that each breaks.
@@ -70,7 +70,7 @@ const VIOLATIONS: [(Violation, &str); 27] = [
     (Violation::ReadyAtOnce, "a reader is not shown what a dead writer left while the next one recovers"),
     (Violation::SupersededNotStored, "readers follow a compaction"),
     (Violation::NoticeNotStored, "readers follow the next writer"),
-    (Violation::DurableTailTooFar, "the live page vouches only for what is durable"),
+    (Violation::AcknowledgedTailTooFar, "the live page vouches only for what was acknowledged"),
 ];
 
 fn is_superblock(offset: Offset) -> bool {
@@ -154,7 +154,7 @@ impl Violation {
                 Vec::new()
             }
             (Violation::NoticeNotStored, Action::Store { offset: live::NOTICE, .. }) => Vec::new(),
-            (Violation::DurableTailTooFar, Action::Store { offset: live::ACKNOWLEDGED, words }) => {
+            (Violation::AcknowledgedTailTooFar, Action::Store { offset: live::ACKNOWLEDGED, words }) => {
                 vec![with(Action::Store { offset: live::ACKNOWLEDGED, words: vec![words[0] + PAGE_BYTES] })]
             }
             (_, action) => vec![with(action)],

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::commit::lock;
 use crate::digest::Digest;
 use crate::medium::{Sim, SimDirectory};
 use crate::store::Store;
@@ -37,21 +38,26 @@ fn large_batches_come_to_what_small_ones_do() {
 }
 
 #[test]
-fn whoever_goes_ahead_changes_nothing() {
+fn whoever_goes_ahead_prepares_what_is_stored_into_and_nothing_frozen() {
     let store = store();
     let digests = batch(&store, 40);
     let pack = store.shared().pack();
     let writer = pack.writer().unwrap();
-    let tagger = pack.source().tagger();
-    let mut tags: Vec<u64> = digests.iter().map(|digest| tagger.of_blob(digest)).collect();
+    let mut tags: Vec<u64> = digests.iter().map(|digest| pack.source().tagger().of_blob(digest)).collect();
     tags.extend([0, 1, u64::MAX]);
-    let bytes = || {
-        let mut bytes = vec![0; usize::try_from(writer.medium().length().unwrap()).unwrap()];
-        writer.medium().read_at(crate::format::Offset(0), &mut bytes).unwrap();
-        bytes
+    let prepared = |over| {
+        let before = writer.medium().prepared().len();
+        writer.go_ahead(&tags, &AtomicBool::new(over));
+        writer.medium().prepared().split_off(before)
     };
-    let before = bytes();
-    writer.go_ahead(&tags, &AtomicBool::new(false));
-    writer.go_ahead(&tags, &AtomicBool::new(true));
-    assert!(before == bytes());
+    let born = lock(&writer.applied).table.born();
+    let segments: Vec<_> = tags.iter().filter_map(|&tag| pack.source().view().born_segment(tag, born)).collect();
+    assert!(segments.len() >= 40);
+    assert_eq!(prepared(false), segments);
+    assert_eq!(prepared(true), [], "the work is over");
+    let applied = lock(&writer.applied);
+    assert_eq!(prepared(false), [], "whoever has this may freeze them at any moment");
+    drop(applied);
+    store.checkpoint().unwrap();
+    assert_eq!(prepared(false), []);
 }

@@ -55,6 +55,9 @@ fn a_page_that_is_prepared_has_had_the_fault_of_its_next_store() {
     let disk = Disk::create(&path.join("pack"), 0o600).unwrap();
     disk.allocate(Offset(0), PAGES << 12).unwrap();
     disk.map(PAGES << 12).unwrap();
+    if disk.shares_blocks() {
+        return;
+    }
     let pages = || (0..PAGES).map(|page| Offset(page << 12));
     let before = faults();
     pages().for_each(|page| disk.prepare_store(page));

@@ -22,13 +22,15 @@ pub struct Sim {
     pauses: AtomicU64,
     written_back: Mutex<Vec<(Offset, u64)>>,
     reserved: Mutex<Vec<u64>>,
+    prepared: Mutex<Vec<Offset>>,
 }
 
 impl Sim {
     pub(super) fn new(directory: SimDirectory, file: Arc<SimFile>, name: &Path, write: bool, published: bool) -> Sim {
         let (locks, published) = (AtomicBool::new(false), AtomicBool::new(published));
-        let (pauses, written_back, reserved) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Sim { directory, file, path: name.into(), write, locks, published, pauses, written_back, reserved }
+        let (pauses, written_back) = (AtomicU64::new(0), Mutex::default());
+        let (reserved, prepared) = (Mutex::default(), Mutex::default());
+        Sim { directory, file, path: name.into(), write, locks, published, pauses, written_back, reserved, prepared }
     }
 
     /// The directory that the file is in.
@@ -53,6 +55,12 @@ impl Sim {
     #[must_use]
     pub fn reserved(&self) -> Vec<u64> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where stores were prepared: a hint, which changes nothing here.
+    #[must_use]
+    pub fn prepared(&self) -> Vec<Offset> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes one step, if `check` finds it possible.
@@ -110,6 +118,10 @@ impl Medium for Sim {
 
     fn sync_range(&self, offset: Offset, length: u64) -> io::Result<()> {
         self.step(Action::SyncRange { offset, length }, |_| Ok(()))
+    }
+
+    fn prepare_store(&self, offset: Offset) {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).push(offset);
     }
 
     fn write_back(&self, offset: Offset, length: u64) {
