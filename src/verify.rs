@@ -16,7 +16,6 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compact::Progress;
@@ -38,6 +37,8 @@ use crate::view::{View, read_vec};
 use contents::{Contents, Wrong, read_header};
 
 mod contents;
+#[cfg(test)]
+mod tests;
 
 /// So often is told how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(20);
@@ -549,8 +550,9 @@ pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress))
         pack = shared.pack();
     }
     let source = pack.source();
-    source.current()?;
-    let view: Arc<View<M>> = source.view();
+    let view = source.current()?.clone();
+    source.leave_dead_writer(&view)?;
+    let view = source.renew()?;
     if !view.is_private() {
         return Ok(check(&*view, None, progress));
     }
