@@ -114,8 +114,8 @@ struct Verifier<'a, M: Medium> {
     /// How many records the index holds, the anchor of the names among them, where all of it could be walked.
     records: Option<u64>,
     blobs: Vec<(BlobRecord, Option<Digest>)>,
-    /// From and to, and whether a list of links in had it.
-    links: HashMap<(Offset, Offset), bool, foldhash::fast::RandomState>,
+    /// From and to, and which lists had it: that of links out, that of links in.
+    links: HashMap<(Offset, Offset), [bool; 2], foldhash::fast::RandomState>,
     /// Blobs that can't be had, with the numbers of their findings.
     lost: Vec<(Offset, usize)>,
     /// Whether a part of the index can't be read: then nothing more is looked up in it.
@@ -124,7 +124,20 @@ struct Verifier<'a, M: Medium> {
     names: HashMap<Offset, (NameRecord, Option<Name>), foldhash::fast::RandomState>,
 }
 
-impl<M: Medium> Verifier<'_, M> {
+impl<'a, M: Medium> Verifier<'a, M> {
+    fn new(view: &'a View<M>) -> Verifier<'a, M> {
+        Verifier {
+            view,
+            result: Verified::default(),
+            records: Some(0),
+            blobs: Vec::new(),
+            links: HashMap::default(),
+            lost: Vec::new(),
+            unreadable: false,
+            names: HashMap::default(),
+        }
+    }
+
     fn found(&mut self, offset: Option<Offset>, digest: Option<Digest>, what: impl Into<String>) {
         let (offset, what) = (offset.map(|at| at.0), what.into());
         self.result.damage.push(Finding { offset, digest, name: None, what, referrers: Vec::new() });
@@ -221,7 +234,7 @@ impl<M: Medium> Verifier<'_, M> {
             Record::Name(name) => self.name(name),
             Record::Link(link) => {
                 self.result.links += 1;
-                if self.links.insert((link.from, link.to), false).is_some() {
+                if self.links.insert((link.from, link.to), [false; 2]).is_some() {
                     self.found(None, None, format!("the link from {} to {} is there twice", link.from, link.to));
                 }
             }
@@ -321,11 +334,16 @@ impl<M: Medium> Verifier<'_, M> {
                 }
             }
         }
-        let left = self.links.iter().filter(|(_, listed)| !**listed);
-        let mut left: Vec<(Offset, Offset)> = left.map(|(link, _)| *link).collect();
+        let left = self.links.iter().filter(|(_, listed)| **listed != [true; 2]);
+        let mut left: Vec<((Offset, Offset), [bool; 2])> = left.map(|(link, listed)| (*link, *listed)).collect();
         left.sort_unstable();
-        for (from, to) in left {
-            self.found(None, None, format!("the link from {from} to {to} is not on both of its lists"));
+        for ((from, to), [is_out, is_in]) in left {
+            let where_not = match (is_out, is_in) {
+                (true, _) => "not on the list of links in",
+                (_, true) => "not on the list of links out",
+                _ => "on neither of its lists",
+            };
+            self.found(None, None, format!("the link from {from} to {to} is {where_not}"));
         }
         let mut astray: Vec<Offset> = named.into_keys().collect();
         astray.sort_unstable();
@@ -393,8 +411,8 @@ impl<M: Medium> Verifier<'_, M> {
             if before != previous {
                 return Err(format!("{name} does not run back from {next}"));
             }
-            if !outward && let Some(listed) = self.links.get_mut(&(from, to)) {
-                *listed = true;
+            if let Some(listed) = self.links.get_mut(&(from, to)) {
+                listed[usize::from(!outward)] = true;
             }
             (previous, next) = (next, after);
         }
@@ -495,16 +513,7 @@ fn check<M: Medium>(
     state: Option<(&Superblocks, Tail, CountersNow)>,
     progress: &mut dyn FnMut(Progress),
 ) -> Verified {
-    let mut verifier = Verifier {
-        view,
-        result: Verified::default(),
-        records: Some(0),
-        blobs: Vec::new(),
-        links: HashMap::default(),
-        unreadable: false,
-        lost: Vec::new(),
-        names: HashMap::default(),
-    };
+    let mut verifier = Verifier::new(view);
     verifier.heads();
     verifier.index();
     let state = state.filter(|_| !verifier.unreadable);

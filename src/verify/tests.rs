@@ -1,6 +1,7 @@
 //! What a verification without a writer of its own makes of what other handles do.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use super::*;
 use crate::medium::{Sim, SimDirectory};
 use crate::store::{How, Store};
 
@@ -25,4 +26,35 @@ fn a_handle_that_was_opened_beside_a_writer_verifies_all_once_that_one_is_gone()
     store.close().unwrap();
     let verified = reader.verify().unwrap();
     assert_eq!((verified.blobs, verified.partial, verified.damage), (1, false, Vec::new()));
+}
+
+/// Nothing was found where only the list of links out lacked the link: that one was walked, but not remembered.
+#[test]
+fn a_link_that_is_on_one_of_its_lists_only_is_found() {
+    let (_directory, store) = written();
+    let (to, from) = (store.put(b"to").unwrap().digest, store.put(b"from").unwrap().digest);
+    store.link(&to, &from).unwrap();
+    let view = store.shared().pack().source().view();
+    let cases = [
+        ([true, true], None),
+        ([false, true], Some("is not on the list of links out")),
+        ([true, false], Some("is not on the list of links in")),
+        ([false, false], Some("is on neither of its lists")),
+    ];
+    for ([is_out, is_in], expected) in cases {
+        let mut verifier = Verifier::new(&*view);
+        verifier.index();
+        for (blob, _) in &mut verifier.blobs {
+            if !is_out && blob.out_count == 1 {
+                (blob.first_out, blob.out_count) = (Offset::NONE, 0);
+            }
+            if !is_in && blob.held == 1 {
+                (blob.first_in, blob.held) = (Offset::NONE, 0);
+            }
+        }
+        verifier.graph();
+        let found: Vec<String> = verifier.result.damage.into_iter().map(|found| found.what).collect();
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
+        assert!(expected.is_none_or(|expected| found[0].ends_with(expected)), "{found:?}");
+    }
 }
