@@ -110,6 +110,8 @@ pub struct Verified {
 /// One verification.
 struct Verifier<'a, M: Medium> {
     view: &'a View<M>,
+    /// Whether nothing changes the index meanwhile. Where a writer does, the walk may come upon a record again.
+    is_still: bool,
     result: Verified,
     /// How many records the index holds, the anchor of the names among them, where all of it could be walked.
     records: Option<u64>,
@@ -125,9 +127,10 @@ struct Verifier<'a, M: Medium> {
 }
 
 impl<'a, M: Medium> Verifier<'a, M> {
-    fn new(view: &'a View<M>) -> Verifier<'a, M> {
+    fn new(view: &'a View<M>, is_still: bool) -> Verifier<'a, M> {
         Verifier {
             view,
+            is_still,
             result: Verified::default(),
             records: Some(0),
             blobs: Vec::new(),
@@ -204,6 +207,10 @@ impl<'a, M: Medium> Verifier<'a, M> {
             self.failed_at(Some(view.live().directory), error);
         }
         self.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+        if !self.is_still {
+            self.blobs.dedup_by_key(|(blob, _)| blob.id);
+        }
+        self.result.blobs = self.blobs.len() as u64;
     }
 
     /// No two records are of one frame, nor of one digest.
@@ -233,27 +240,29 @@ impl<'a, M: Medium> Verifier<'a, M> {
         match record {
             Record::Name(name) => self.name(name),
             Record::Link(link) => {
-                self.result.links += 1;
-                if self.links.insert((link.from, link.to), [false; 2]).is_some() {
+                let is_again = self.links.insert((link.from, link.to), [false; 2]).is_some();
+                self.result.links += u64::from(!is_again || self.is_still);
+                if is_again && self.is_still {
                     self.found(None, None, format!("the link from {} to {} is there twice", link.from, link.to));
                 }
             }
-            Record::Blob(blob) => {
-                self.result.blobs += 1;
-                self.blobs.push((*blob, None));
-            }
+            Record::Blob(blob) => self.blobs.push((*blob, None)),
         }
     }
 
     fn name(&mut self, record: &NameRecord) {
         let is_anchor = record.id == Offset::NONE;
-        self.result.names += u64::from(!is_anchor);
         let medium = self.view.medium();
         let read = || read_name(medium.as_ref(), self.view.marker(), record.id, medium.length().ok()?).ok()?;
         let text = if is_anchor { None } else { read() };
         let tag = self.view.tagger().of_name(text.as_ref().map_or("", Name::as_str));
         let unreadable = !is_anchor && text.is_none();
-        if self.names.insert(record.id, (*record, text)).is_some() {
+        let is_again = self.names.insert(record.id, (*record, text)).is_some();
+        if is_again && !self.is_still {
+            return;
+        }
+        self.result.names += u64::from(!is_anchor);
+        if is_again {
             self.found_of_name(record.id, "the name is there twice");
         }
         if is_anchor && record.target != Offset::NONE {
@@ -513,7 +522,7 @@ fn check<M: Medium>(
     state: Option<(&Superblocks, Tail, CountersNow)>,
     progress: &mut dyn FnMut(Progress),
 ) -> Verified {
-    let mut verifier = Verifier::new(view);
+    let mut verifier = Verifier::new(view, state.is_some());
     verifier.heads();
     verifier.index();
     let state = state.filter(|_| !verifier.unreadable);
@@ -525,7 +534,9 @@ fn check<M: Medium>(
             verifier.against_log(superblocks, tail);
         }
     });
-    verifier.twice();
+    if verifier.is_still {
+        verifier.twice();
+    }
     match state {
         Some((_, _, counters)) => {
             verifier.graph();

@@ -42,7 +42,7 @@ fn a_link_that_is_on_one_of_its_lists_only_is_found() {
         ([false, false], Some("is on neither of its lists")),
     ];
     for ([is_out, is_in], expected) in cases {
-        let mut verifier = Verifier::new(&*view);
+        let mut verifier = Verifier::new(&*view, true);
         verifier.index();
         for (blob, _) in &mut verifier.blobs {
             if !is_out && blob.out_count == 1 {
@@ -56,5 +56,30 @@ fn a_link_that_is_on_one_of_its_lists_only_is_found() {
         let found: Vec<String> = verifier.result.damage.into_iter().map(|found| found.what).collect();
         assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
         assert!(expected.is_none_or(|expected| found[0].ends_with(expected)), "{found:?}");
+    }
+}
+
+/// Beside a writer that moved segments about, blobs, links and names were there twice.
+#[test]
+fn what_a_walk_beside_a_writer_comes_upon_again_is_no_finding_and_counts_once() {
+    let (_directory, store) = written();
+    let (to, from) = (store.put(b"to").unwrap().digest, store.put(b"from").unwrap().digest);
+    store.link(&to, &from).unwrap();
+    store.set_name(&"a name".parse().unwrap(), &from).unwrap();
+    let view = store.shared().pack().source().view();
+    for is_still in [false, true] {
+        let mut verifier = Verifier::new(&*view, is_still);
+        // As after a split in between.
+        (0..2).for_each(|_| verifier.index());
+        verifier.contents(&mut |_| {}, |_| {});
+        if is_still {
+            verifier.twice();
+        }
+        let Verified { blobs, links, names, bytes, damage, .. } = verifier.result;
+        let times = if is_still { 2 } else { 1 };
+        assert_eq!((blobs, links, names, bytes), (2 * times, times, times, 6 * times));
+        let found = damage.iter().filter(|found| found.what.ends_with("is there twice"));
+        // Two blobs, a link, a name and the anchor.
+        assert_eq!((found.count(), damage.len()), if is_still { (5, 5) } else { (0, 0) });
     }
 }
