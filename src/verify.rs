@@ -12,7 +12,8 @@
 //! comparison with the log, whose index is made anew in memory, a sixth.
 //!
 //! The pack must stand still meanwhile: on a store that writes, commits wait; beside a writer in another process only
-//! what never changes is checked, which [`Verified::partial`] says.
+//! what never changes is checked, which [`Verified::partial`] says. Where a writer comes in the middle of it, all is
+//! checked again.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -42,6 +43,8 @@ mod tests;
 
 /// So often is told how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+/// So often a handle without a writer begins where others keep coming in the middle of it.
+const ATTEMPTS: u32 = 4;
 
 /// A piece of damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -570,13 +573,25 @@ pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress))
         pack = shared.pack();
     }
     let source = pack.source();
-    let view = source.current()?.clone();
-    source.leave_dead_writer(&view)?;
-    let view = source.renew()?;
+    for _ in 0..ATTEMPTS {
+        let view = source.current()?.clone();
+        source.leave_dead_writer(&view)?;
+        let view = source.renew()?;
+        let verified = check_view(&view, progress);
+        // What a writer changed that came meanwhile looks like damage.
+        if !view.is_overtaken() {
+            return verified;
+        }
+    }
+    Err(Error::Busy { path: source.medium().path().into() })
+}
+
+/// Checks what a handle without a writer looks at: all of it where the index is its own.
+fn check_view<M: Medium>(view: &View<M>, progress: &mut dyn FnMut(Progress)) -> Result<Verified> {
     if !view.is_private() {
-        return Ok(check(&*view, None, progress));
+        return Ok(check(view, None, progress));
     }
     let superblocks = Superblocks::read(view.medium().as_ref())?;
     let (tail, counters) = recovery::end_of_log(view.medium().as_ref(), &superblocks)?;
-    Ok(check(&*view, Some((&superblocks, tail, counters)), progress))
+    Ok(check(view, Some((&superblocks, tail, counters)), progress))
 }

@@ -83,3 +83,43 @@ fn what_a_walk_beside_a_writer_comes_upon_again_is_no_finding_and_counts_once() 
         assert_eq!((found.count(), damage.len()), if is_still { (5, 5) } else { (0, 0) });
     }
 }
+
+/// What the writer had changed was found as damage, by the thousand in a larger pack, or not noticed.
+#[test]
+fn a_verification_that_a_writer_overtakes_begins_anew_and_gives_up_after_a_few_times() {
+    let (directory, store) = written();
+    let mut batch = store.batch();
+    let digests: Vec<Digest> = (0..200_u8).map(|n| batch.put(&[n; 100]).unwrap()).collect();
+    for pair in digests.chunks(2) {
+        batch.link(&pair[0], &pair[1]);
+    }
+    batch.commit().unwrap();
+    store.close().unwrap();
+    // Another process, as far as the reader knows.
+    let write = |unlinks: bool| {
+        let medium = directory.open("a.pack", true).unwrap();
+        let other = Store::options().open_in(medium, How::Open).unwrap().unwrap();
+        let mut batch = other.batch();
+        for pair in digests.chunks(2) {
+            batch.reference(&pair[0]);
+            if unlinks {
+                batch.unlink(&pair[0], &pair[1]);
+            }
+        }
+        batch.commit().unwrap();
+        other.close().unwrap();
+    };
+    let reader = read_only(&directory);
+    let mut is_first = true;
+    let once = &mut |_| {
+        if std::mem::take(&mut is_first) {
+            write(true);
+        }
+    };
+    let verified = reader.verify_with(once).unwrap();
+    assert_eq!((verified.blobs, verified.links, verified.partial), (200, 0, false));
+    assert_eq!(verified.damage, Vec::new());
+    let always = reader.verify_with(&mut |_| write(false));
+    assert!(matches!(always, Err(Error::Busy { .. })), "{always:?}");
+    assert_eq!(reader.verify().unwrap().damage, Vec::new());
+}
