@@ -5,7 +5,7 @@
 //! and frames nearer. It decides nothing and changes nothing, so it may be late, or not be there at all.
 //!
 //! In batches of 100,000 blobs of 256 bytes, each synced, where the system had written all pages back before each, the
-//! images went into the index in 33 to 35 ms and not 55 to 60; those of 25,000 removals in 33 to 35 and not 45 to 51.
+//! images went into the index in 32 to 36 ms and not 57 to 61; those of 25,000 removals in 31 to 34 and not 45 to 48.
 
 use std::thread;
 
