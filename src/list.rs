@@ -96,8 +96,8 @@ impl<M: Medium> Iterator for List<M> {
     }
 }
 
-/// The links of one blob, in either direction. Where those behind the last one change while it runs it may end early;
-/// the last one itself may go.
+/// The links of one blob, in either direction. The last one may go; where others change while it runs it may end early,
+/// or give one again. To give up all links of a blob, ask anew until there is none.
 pub struct Links<M: Medium = Disk> {
     source: Arc<Source<M>>,
     outward: bool,
@@ -144,7 +144,9 @@ impl<M: Medium> Links<M> {
             let Some(place) = self.place_in(view)?.filter(|place| place.next != Offset::NONE) else { return Ok(None) };
             let Some((previous, next)) = self.beside(view, &place, place.next)? else { return Ok(None) };
             let follows = [previous, Offset::NONE].contains(&place.last)
-                || previous == place.before && self.beside(view, &place, place.last)?.is_none();
+                || previous == place.before
+                    // It goes, or is about to: those beside it are told first.
+                    && self.beside(view, &place, place.last)?.is_none_or(|beside| beside == (previous, place.next));
             if !follows {
                 // It stands elsewhere now, from where the way leads back.
                 return Ok(None);

@@ -106,7 +106,7 @@ pub struct Verified {
     /// All damage. Empty: the pack is sound.
     pub damage: Vec<Finding>,
     /// A writer in another process was at work, or a part of the index can't be read, so index and log, counts and
-    /// counters were not compared.
+    /// counters were not compared. Beside a writer a blob whose record moved meanwhile may have been passed over.
     pub partial: bool,
 }
 
@@ -211,7 +211,7 @@ impl<'a, M: Medium> Verifier<'a, M> {
         }
         self.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
         if !self.is_still {
-            self.blobs.dedup_by_key(|(blob, _)| blob.id);
+            self.blobs.dedup_by_key(|(blob, _)| (blob.id, blob.tag, blob.length));
         }
         self.result.blobs = self.blobs.len() as u64;
     }
@@ -573,13 +573,15 @@ pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress))
         pack = shared.pack();
     }
     let source = pack.source();
-    for _ in 0..ATTEMPTS {
+    for attempt in 1..=ATTEMPTS {
         let view = source.current()?.clone();
         source.leave_dead_writer(&view)?;
         let view = source.renew()?;
         let verified = check_view(&view, progress);
-        // What a writer changed that came meanwhile looks like damage.
-        if !view.is_overtaken() {
+        // What a writer changed that came meanwhile, or has left half made, looks like damage. Beside one that goes on
+        // hardly anything else was looked at than what never changes.
+        let is_true = !view.is_overtaken() && !source.leave_dead_writer(&view)?;
+        if is_true || attempt == ATTEMPTS && !view.is_private() {
             return verified;
         }
     }

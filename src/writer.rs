@@ -140,8 +140,8 @@ impl<M: Medium> BlobWriter<M> {
         })
     }
 
-    /// Says how long the blob will be, in bytes: then its space is had at once, and exactly, or it fails with
-    /// [`Error::NoSpace`] before much is written. Being wrong costs a move.
+    /// Says how long the blob will be, in bytes: then its space is had at once, and exactly, or it fails before much is
+    /// written, with [`Error::NoSpace`] or [`Error::LimitReached`]. A blob that is longer after all is moved.
     #[must_use]
     pub fn size_hint(mut self, bytes: u64) -> Self {
         self.hint = Some(bytes);

@@ -503,8 +503,8 @@ impl<M: Medium> Store<M> {
     /// Reads and checks everything; see [`Verified`]. Damage is listed, not an error.
     ///
     /// # Errors
-    /// Only what keeps it from looking at all: [`Error::Busy`] where this handle doesn't write, and writers in other
-    /// processes came in the middle of it time and again.
+    /// Only what keeps it from looking at all; and [`Error::Busy`] where this handle doesn't write, and in each of
+    /// several attempts a writer in another process came in the middle.
     pub fn verify(&self) -> Result<Verified> {
         self.verify_with(&mut |_| {})
     }

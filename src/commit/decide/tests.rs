@@ -80,15 +80,16 @@ fn a_batch_that_would_copy_a_rotten_record_is_refused_with_nothing_changed() {
     let directory = SimDirectory::new(64 << 20);
     let store = Store::options().create_in(directory.create("a.pack").unwrap()).unwrap().unwrap();
     let old: Vec<_> = (0..400_u32).map(|number| store.put(&number.to_le_bytes()).unwrap().digest).collect();
-    store.checkpoint().unwrap();
     let pack = store.shared().pack();
     let writer = pack.writer().unwrap();
     let tag = pack.source().tagger().of_blob(&old[0]);
+    let segment = pack.source().view().born_segment(tag, lock(&writer.applied).table.born()).unwrap();
+    store.checkpoint().unwrap();
     let bytes = directory.bytes("a.pack").unwrap();
-    // Its live slot: the last line of the file that begins with its tag.
-    let line = bytes.chunks_exact(64).rposition(|line| line[..8] == tag.to_le_bytes()).unwrap();
+    let segment = crate::format::to_usize(segment.0);
+    let line = bytes[segment..][..4096].chunks_exact(64).position(|line| line[..8] == tag.to_le_bytes()).unwrap();
     let flip = |bit: u8| {
-        let at = 64 * line + 40;
+        let at = segment + 64 * line + 40;
         writer.medium().write_at(Offset(at as u64), &[&[bytes[at] ^ bit]], false).unwrap();
     };
     flip(1);
