@@ -318,6 +318,7 @@ impl<M: Medium> Store<M> {
     }
 
     /// The blobs that this one links to; the newest link comes first.
+    /// Changes while it runs may end it early: see [`Links`].
     ///
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
@@ -326,6 +327,7 @@ impl<M: Medium> Store<M> {
     }
 
     /// The blobs that link to this one, who keep it alive; the newest link comes first.
+    /// Changes while it runs may end it early: see [`Links`].
     ///
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
