@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::tests::{MARKER, START, tail, write};
 use super::*;
 use crate::digest::Algorithm;
-use crate::format::{Counters, IDENTITY_AT, MAGIC, VERSION};
+use crate::format::{CHUNK_ALIGN, Counters, IDENTITY_AT, Identity, MAGIC, VERSION};
 use crate::log::{CommitFields, encode_group};
 use crate::medium::{Sim, SimDirectory};
 use crate::record::BlobRecord;

@@ -1,22 +1,20 @@
 //! The parts of a recovery by themselves: what is read of frames, what is looked for, what is given back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use zerocopy::little_endian::U32;
-
 use super::*;
 use crate::commit::Durability;
 use crate::digest::Algorithm;
-use crate::format::{BlobHeader, CommitBody, CommitDetail};
-use crate::log::{CommitFields, Published, encode_group, seal_name};
+use crate::format::{BlobHeader, SPACE_AT};
+use crate::log::{CommitFields, Group, Passed, Published, encode_group};
 use crate::medium::{Action, Sim, SimDirectory};
 use crate::record::{BlobRecord, Image};
 use crate::store::{How, Store};
 
-pub(super) const MARKER: u64 = 99;
-pub(super) const START: u64 = SPACE_AT.0;
+pub(in crate::recovery) const MARKER: u64 = 99;
+pub(in crate::recovery) const START: u64 = SPACE_AT.0;
 
 /// A file of four megabytes without data.
-pub(super) fn file() -> (SimDirectory, Sim) {
+pub(in crate::recovery) fn file() -> (SimDirectory, Sim) {
     let directory = SimDirectory::new(4 << 20);
     let medium = directory.create("pack").unwrap();
     medium.allocate(Offset(0), 4 << 20).unwrap();
@@ -24,16 +22,16 @@ pub(super) fn file() -> (SimDirectory, Sim) {
     (directory, medium)
 }
 
-pub(super) fn write(medium: &Sim, at: u64, bytes: &[u8]) {
+pub(in crate::recovery) fn write(medium: &Sim, at: u64, bytes: &[u8]) {
     medium.write_at(Offset(at), &[bytes], false).unwrap();
 }
 
-pub(super) fn tail(at: u64, chunk_end: u64) -> Tail {
+pub(in crate::recovery) fn tail(at: u64, chunk_end: u64) -> Tail {
     let none = Offset::NONE;
     Tail { epoch: 1, chunk: Offset(START), chunk_end, at: Offset(at), commit: none, commit_checksum: 0 }
 }
 
-fn scan(tail: Tail) -> Scan {
+pub(in crate::recovery) fn scan(tail: Tail) -> Scan {
     let report = Recovery::default();
     let (groups, chunks) = (Vec::new(), Vec::new());
     Scan { marker: MARKER, groups, chunks, from: tail, tail, report, residue: false, cut: false }
@@ -58,97 +56,6 @@ fn written(directory: &SimDirectory) -> Vec<(u64, u64)> {
         _ => None,
     });
     steps.collect()
-}
-
-fn superblocks(slots: u32, end: u64) -> Superblocks {
-    let newest = Superblock { slots: U32::new(slots), end: U64::new(end), ..Superblock::new_zeroed() };
-    Superblocks { identity: newest.identity, newest, slot: 0, older: None }
-}
-
-/// The bytes of memory, and where they stand.
-fn room(medium: &Sim, superblocks: &Superblocks, images: u64, depth: u32) -> (u64, u64) {
-    let (memory, start) = overlay(medium, superblocks, images, depth).unwrap();
-    let is_there = |at: u64| memory.word(Offset(at)).is_some();
-    let words = (0..1 << 40).step_by(1 << 12).find(|&at| !is_there(at)).unwrap();
-    assert!(is_there(words - 8));
-    (words, start.0)
-}
-
-#[test]
-fn memory_lasts_for_twice_the_segments_that_the_images_need_and_their_directories() {
-    let medium = SimDirectory::new(1 << 20).create("pack").unwrap();
-    medium.allocate(Offset(0), 100_000).unwrap();
-    const EXTRA: u64 = 1 << 20;
-    // A thousand images touch the eight segments that there are, and split one for each fifteen of them.
-    let segments = (8 + 4 * 67 + 64) * 2;
-    let expected = segments * PAGE_BYTES + 4 * (8 << 13) + EXTRA;
-    assert_eq!(room(&medium, &superblocks(63, 0), 1000, 3), (expected, 128 << 10));
-    // Three images touch three segments. A deep directory is deeper than the segments need.
-    let segments = (3 + 4 * 3 + 64) * 2;
-    let expected = segments * PAGE_BYTES + 4 * (8 << 23) + EXTRA;
-    assert_eq!(room(&medium, &superblocks(4, 300_000), 3, 20), (expected, 320 << 10), "behind all that is known");
-}
-
-/// A forged log may hold many frames that claim the same bytes as their bodies.
-#[test]
-fn bodies_of_commits_are_read_up_to_twice_the_length_of_what_is_looked_at() {
-    let found = |forged: u64| {
-        let (_, medium) = file();
-        let to = START + (1 << 16);
-        for at in (0..forged).map(|number| START + 64 * number) {
-            let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(at), to - at - 64, [0; 32]);
-            write(&medium, at, header.as_bytes());
-        }
-        let published = [Published { id: Offset(START), checksum: 0, synced: false }; 20];
-        let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
-        write(&medium, START + 8192, &encode_group(MARKER, &mut tail(START + 8192, to), &[], &published, &fields));
-        let mut behind = Behind::default();
-        behind.look(&medium, MARKER, Offset(START), to).unwrap();
-        behind.commits.len()
-    };
-    assert_eq!([0, 1, 2].map(found), [1, 1, 0]);
-}
-
-/// Its images are what a stranger had stored, perhaps.
-#[test]
-fn a_commit_inside_of_another_one_is_none() {
-    let (_, medium) = file();
-    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
-    let inner_at = START + 64 + 128;
-    let inner = encode_group(MARKER, &mut tail(inner_at, START + (1 << 16)), &[], &[], &fields);
-    let images = to_u64(inner.len() / 64);
-    let body = CommitBody { images: U64::new(images), ..CommitBody::new_zeroed() };
-    let body = [body.as_bytes(), &inner].concat();
-    let checksum = U32::new(crc32fast::hash(&body));
-    let detail = CommitDetail { body_checksum: checksum, last: U32::new(1), ..CommitDetail::new_zeroed() };
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(detail.as_bytes());
-    let look = || {
-        let mut behind = Behind::default();
-        behind.look(&medium, MARKER, Offset(START), 1 << 20).unwrap();
-        behind.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>()
-    };
-    write(&medium, START + 64, &body);
-    assert_eq!(look(), [inner_at]);
-    let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(START), to_u64(body.len()), bytes);
-    write(&medium, START, header.as_bytes());
-    assert_eq!(look(), [START]);
-}
-
-#[test]
-fn a_live_page_is_that_of_a_writer_only_in_its_boot_and_its_file() {
-    let medium = Arc::new(file().1);
-    let is_ours = |host: [u64; 5]| {
-        medium.store(live::HOST, &host).unwrap();
-        is_of_this_host(&View::new(medium.clone(), &Identity::new_zeroed(), 63).unwrap()).unwrap()
-    };
-    let host = host_words(medium.as_ref()).unwrap();
-    assert!(is_ours(host));
-    for word in 0..5 {
-        let mut other = host;
-        other[word] ^= 1;
-        assert!(!is_ours(other), "word {word}");
-    }
 }
 
 /// A segment that a dead writer made would pass for one that was made since the last freeze, and be stored into.
@@ -237,102 +144,6 @@ fn large_blobs_of_the_log_are_not_given_back() {
     give_back(&medium, &scan, extents, 2 << 20).unwrap();
     let after = (1 << 20) + 18 * PAGE_BYTES;
     assert_eq!(actions(&directory), [("punch", 1 << 19, 1 << 19), ("punch", after, (2 << 20) - after)]);
-}
-
-#[test]
-fn the_checksum_of_a_payload_is_that_of_all_its_bytes_and_its_header() {
-    let (_, medium) = file();
-    let (name, at) = ("a name", Offset(START));
-    let (header, checksum) = seal_name(MARKER, at, name);
-    write(&medium, at.0, header.as_bytes());
-    write(&medium, at.0 + 64, name.as_bytes());
-    let found = |at, end| payload_checksum(&medium, MARKER, at, end).unwrap();
-    assert_eq!(found(at, START + 70), Some(checksum));
-    assert_eq!(found(at, START + 69), None, "the body is cut off");
-    assert_eq!(found(Offset(START + 64), 4 << 20), None, "no frame");
-
-    // More than is read at a time.
-    let payload: Vec<u8> = (0..(1 << 20) + 5).map(|n: u32| n.to_le_bytes()[0]).collect();
-    let at = Offset(START + 4096);
-    let header = BlobHeader::new(MARKER, at, &Digest::of(Algorithm::Sha512, &payload), to_u64(payload.len()));
-    write(&medium, at.0, header.bytes());
-    write(&medium, at.0 + 128, &payload);
-    let expected = crc32fast::hash(&[&payload, header.bytes()].concat());
-    assert_eq!(found(at, 4 << 20), Some(expected));
-
-    let plain = |kind, length| {
-        let at = Offset(START + 256);
-        write(&medium, at.0, FrameHeader::plain(MARKER, kind, at, length, [0; 32]).as_bytes());
-        found(at, 4 << 20)
-    };
-    assert!(plain(Kind::Name, NAME_BYTES_MAX).is_some());
-    assert_eq!(plain(Kind::Name, NAME_BYTES_MAX + 1), None, "no name is that long");
-    assert_eq!(plain(Kind::Run, 0), None);
-}
-
-#[test]
-fn frames_behind_the_end_are_found_wherever_they_stand() {
-    let (_, medium) = file();
-    let blob = |at: u64| {
-        let digest = Digest::of(Algorithm::Sha256, &at.to_le_bytes());
-        write(&medium, at, BlobHeader::new(MARKER, Offset(at), &digest, 3).bytes());
-        (Offset(at), digest)
-    };
-    let jump = |at: u64, target: u64| {
-        let detail = JumpDetail { target: U64::new(target), ..JumpDetail::new_zeroed() };
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(detail.as_bytes());
-        write(&medium, at, FrameHeader::plain(MARKER, Kind::Jump, Offset(at), 0, bytes).as_bytes());
-    };
-    let from = START + 64;
-    let commit = START + 3 * LOOK_BYTES - 128;
-    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
-    let bytes = encode_group(MARKER, &mut tail(commit, START + (1 << 16)), &[], &[], &fields);
-    let end = commit + to_u64(bytes.len());
-    write(&medium, commit, &bytes);
-    let blobs = [from, from + 64, from + LOOK_BYTES, end].map(blob);
-    blob(START); // This one stands before all that is looked at.
-    jump(end + 64, (2 << 20) + 77);
-    let look = |to: u64| {
-        let mut found = Behind::default();
-        let targets = found.look(&medium, MARKER, Offset(from - 1), to).unwrap();
-        (found.blobs, found.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>(), targets)
-    };
-    let all = (blobs.to_vec(), vec![commit], vec![2 << 20]);
-    assert_eq!(look(end + 128), all);
-    assert_eq!(look(4 << 20), all);
-    assert_eq!(look(end + 127), (blobs.to_vec(), vec![commit], vec![]), "half a header is none");
-    assert_eq!(look(from), (vec![], vec![], vec![]));
-    // The file ends there.
-    let last = blob((4 << 20) - 128);
-    let mut found = Behind::default();
-    found.look(&medium, MARKER, last.0, 4 << 20).unwrap();
-    assert_eq!(found.blobs, [last]);
-}
-
-#[test]
-fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
-    let (directory, medium) = file();
-    let found = |durable: u64, host: [u64; 5]| {
-        medium.store(live::ACKNOWLEDGED, &[durable]).unwrap();
-        medium.store(live::HOST, &host).unwrap();
-        scan(tail(START + 640, START + (1 << 16))).check_live_page(&medium).unwrap().map(|(at, _)| at)
-    };
-    let host = host_words(&medium).unwrap();
-    assert_eq!(found(START + 641, host), Some(Offset(START + 640)));
-    assert_eq!(found(START + 640, host), None);
-    for word in 0..5 {
-        let mut other = host;
-        other[word] += 1;
-        assert_eq!(found(START + 641, other), None, "another boot, device or inode");
-    }
-    let crc = host[..4].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    assert_eq!(host[4], u64::from(crc32fast::hash(&crc)));
-    drop(directory);
-    // The page lies outside a file that is shorter.
-    let medium = SimDirectory::new(1 << 20).create("short").unwrap();
-    medium.allocate(Offset(0), live::HOST.0 + 39).unwrap();
-    assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
 }
 
 /// Without syncs nothing in the log vouches for what came since the checkpoint: where one of its payloads was rotten,

@@ -1,14 +1,15 @@
 //! What a look at the log finds: where it ends, what was lost or dropped behind that, and where it goes on.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use zerocopy::little_endian::U32;
+use zerocopy::little_endian::{U32, U64};
 
-use super::tests::{MARKER, START, file, tail, write};
 use super::*;
 use crate::digest::Algorithm;
-use crate::format::{BlobHeader, Counters};
-use crate::log::{CommitFields, Published, encode_group, seal_blob};
+use crate::format::{BlobHeader, CommitBody, CommitDetail, LARGE_BYTES, PAGE_BYTES, Superblock, to_u64};
+use crate::log::{CommitFields, Published, encode_group, seal_blob, seal_name};
 use crate::medium::{Sim, SimDirectory};
+use crate::recovery::tests::{MARKER, START, file, scan, tail, write};
+use crate::space::Region;
 
 const CHUNK_END: u64 = START + CHUNK_ALIGN;
 /// The sequence of the newest superblock.
@@ -329,4 +330,146 @@ fn a_large_blob_that_no_commit_published_is_no_part_of_the_log() {
     let scan = pack.run(false).unwrap();
     assert_eq!(scan.report, Recovery { replayed_commits: 1, ..Recovery::default() });
     assert!(!scan.residue);
+}
+
+/// A forged log may hold many frames that claim the same bytes as their bodies.
+#[test]
+fn bodies_of_commits_are_read_up_to_twice_the_length_of_what_is_looked_at() {
+    let found = |forged: u64| {
+        let (_, medium) = file();
+        let to = START + (1 << 16);
+        for at in (0..forged).map(|number| START + 64 * number) {
+            let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(at), to - at - 64, [0; 32]);
+            write(&medium, at, header.as_bytes());
+        }
+        let published = [Published { id: Offset(START), checksum: 0, synced: false }; 20];
+        let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+        write(&medium, START + 8192, &encode_group(MARKER, &mut tail(START + 8192, to), &[], &published, &fields));
+        let mut behind = Behind::default();
+        behind.look(&medium, MARKER, Offset(START), to).unwrap();
+        behind.commits.len()
+    };
+    assert_eq!([0, 1, 2].map(found), [1, 1, 0]);
+}
+
+/// Its images are what a stranger had stored, perhaps.
+#[test]
+fn a_commit_inside_of_another_one_is_none() {
+    let (_, medium) = file();
+    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+    let inner_at = START + 64 + 128;
+    let inner = encode_group(MARKER, &mut tail(inner_at, START + (1 << 16)), &[], &[], &fields);
+    let images = to_u64(inner.len() / 64);
+    let body = CommitBody { images: U64::new(images), ..CommitBody::new_zeroed() };
+    let body = [body.as_bytes(), &inner].concat();
+    let checksum = U32::new(crc32fast::hash(&body));
+    let detail = CommitDetail { body_checksum: checksum, last: U32::new(1), ..CommitDetail::new_zeroed() };
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(detail.as_bytes());
+    let look = || {
+        let mut behind = Behind::default();
+        behind.look(&medium, MARKER, Offset(START), 1 << 20).unwrap();
+        behind.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>()
+    };
+    write(&medium, START + 64, &body);
+    assert_eq!(look(), [inner_at]);
+    let header = FrameHeader::plain(MARKER, Kind::Commit, Offset(START), to_u64(body.len()), bytes);
+    write(&medium, START, header.as_bytes());
+    assert_eq!(look(), [START]);
+}
+
+#[test]
+fn the_checksum_of_a_payload_is_that_of_all_its_bytes_and_its_header() {
+    let (_, medium) = file();
+    let (name, at) = ("a name", Offset(START));
+    let (header, checksum) = seal_name(MARKER, at, name);
+    write(&medium, at.0, header.as_bytes());
+    write(&medium, at.0 + 64, name.as_bytes());
+    let found = |at, end| payload_checksum(&medium, MARKER, at, end).unwrap();
+    assert_eq!(found(at, START + 70), Some(checksum));
+    assert_eq!(found(at, START + 69), None, "the body is cut off");
+    assert_eq!(found(Offset(START + 64), 4 << 20), None, "no frame");
+
+    // More than is read at a time.
+    let payload: Vec<u8> = (0..(1 << 20) + 5).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let at = Offset(START + 4096);
+    let header = BlobHeader::new(MARKER, at, &Digest::of(Algorithm::Sha512, &payload), to_u64(payload.len()));
+    write(&medium, at.0, header.bytes());
+    write(&medium, at.0 + 128, &payload);
+    let expected = crc32fast::hash(&[&payload, header.bytes()].concat());
+    assert_eq!(found(at, 4 << 20), Some(expected));
+
+    let plain = |kind, length| {
+        let at = Offset(START + 256);
+        write(&medium, at.0, FrameHeader::plain(MARKER, kind, at, length, [0; 32]).as_bytes());
+        found(at, 4 << 20)
+    };
+    assert!(plain(Kind::Name, NAME_BYTES_MAX).is_some());
+    assert_eq!(plain(Kind::Name, NAME_BYTES_MAX + 1), None, "no name is that long");
+    assert_eq!(plain(Kind::Run, 0), None);
+}
+
+#[test]
+fn frames_behind_the_end_are_found_wherever_they_stand() {
+    let (_, medium) = file();
+    let blob = |at: u64| {
+        let digest = Digest::of(Algorithm::Sha256, &at.to_le_bytes());
+        write(&medium, at, BlobHeader::new(MARKER, Offset(at), &digest, 3).bytes());
+        (Offset(at), digest)
+    };
+    let jump = |at: u64, target: u64| {
+        let detail = JumpDetail { target: U64::new(target), ..JumpDetail::new_zeroed() };
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(detail.as_bytes());
+        write(&medium, at, FrameHeader::plain(MARKER, Kind::Jump, Offset(at), 0, bytes).as_bytes());
+    };
+    let from = START + 64;
+    let commit = START + 3 * LOOK_BYTES - 128;
+    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+    let bytes = encode_group(MARKER, &mut tail(commit, START + (1 << 16)), &[], &[], &fields);
+    let end = commit + to_u64(bytes.len());
+    write(&medium, commit, &bytes);
+    let blobs = [from, from + 64, from + LOOK_BYTES, end].map(blob);
+    blob(START); // This one stands before all that is looked at.
+    jump(end + 64, (2 << 20) + 77);
+    let look = |to: u64| {
+        let mut found = Behind::default();
+        let targets = found.look(&medium, MARKER, Offset(from - 1), to).unwrap();
+        (found.blobs, found.commits.iter().map(|commit| commit.frame.offset.0).collect::<Vec<_>>(), targets)
+    };
+    let all = (blobs.to_vec(), vec![commit], vec![2 << 20]);
+    assert_eq!(look(end + 128), all);
+    assert_eq!(look(4 << 20), all);
+    assert_eq!(look(end + 127), (blobs.to_vec(), vec![commit], vec![]), "half a header is none");
+    assert_eq!(look(from), (vec![], vec![], vec![]));
+    // The file ends there.
+    let last = blob((4 << 20) - 128);
+    let mut found = Behind::default();
+    found.look(&medium, MARKER, last.0, 4 << 20).unwrap();
+    assert_eq!(found.blobs, [last]);
+}
+
+#[test]
+fn the_live_page_vouches_for_the_newest_commit_while_the_machine_runs() {
+    let (directory, medium) = file();
+    let found = |durable: u64, host: [u64; 5]| {
+        medium.store(live::ACKNOWLEDGED, &[durable]).unwrap();
+        medium.store(live::HOST, &host).unwrap();
+        scan(tail(START + 640, START + (1 << 16))).check_live_page(&medium).unwrap().map(|(at, _)| at)
+    };
+    let host = host_words(&medium).unwrap();
+    assert_eq!(found(START + 641, host), Some(Offset(START + 640)));
+    assert_eq!(found(START + 640, host), None);
+    for word in 0..5 {
+        let mut other = host;
+        other[word] += 1;
+        assert_eq!(found(START + 641, other), None, "another boot, device or inode");
+    }
+    let crc = host[..4].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(host[4], u64::from(crc32fast::hash(&crc)));
+    drop(directory);
+    // The page lies outside a file that is shorter.
+    let medium = SimDirectory::new(1 << 20).create("short").unwrap();
+    medium.allocate(Offset(0), live::HOST.0 + 39).unwrap();
+    assert!(scan(tail(START, START)).check_live_page(&medium).unwrap().is_none());
 }
