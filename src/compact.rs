@@ -25,45 +25,44 @@
 //! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have
 //! it mapped go on, and move when they look the next time.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use crate::commit::{RESERVED_LOG_BYTES, Settings, Start, Tuning};
-use crate::digest::Algorithm;
+use crate::commit::{RESERVED_LOG_BYTES, Settings, Start};
 use crate::error::{Error, Result};
 use crate::format::{
-    CHUNK_ALIGN, FILE_BYTES_MAX, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, RECORD_BYTES, SPACE_AT, Superblock,
-    align_up, directory_bytes, features, header_bytes, live, name_frame_bytes, segment_bytes, to_u64, to_usize,
+    FILE_BYTES_MAX, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, SPACE_AT, Superblock, directory_bytes, features,
+    header_bytes, live, to_usize,
 };
 use crate::index::table::{Builder, Table};
-use crate::log::{CommitFields, PLAIN_BYTES, Tail, chunk_bytes, encode_group, group_bytes, read_name, seal_name};
+use crate::log::CommitFields;
 use crate::medium::{Medium, is_full};
-use crate::name::Name;
 use crate::pack::{Pack, Shared};
-use crate::record::CountersNow;
-use crate::record::{BlobRecord, Image, NameRecord, Neighbour, Record};
+use crate::record::{CountersNow, Image, Record};
 use crate::recovery::{self, Recovery};
 use crate::space::Space;
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
-use copy::Copying;
-
 mod copy;
+mod log_copy;
+mod moves;
+mod survey;
+
+use copy::Copying;
+use log_copy::LogCopy;
+use moves::Moves;
+use survey::Survey;
+pub(crate) use survey::{for_all_records, large_payload, shape};
 
 /// Images in one snapshot commit.
 pub(crate) const SNAPSHOT_IMAGES: usize = 1 << 16;
 /// Chunks of the new log.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
-/// Segments are filled to about this share; above it many records stand far from home.
-const LOAD: f64 = 0.68;
-
 /// How far a long operation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -133,274 +132,6 @@ pub struct Compacted {
     pub blobs: u64,
     /// Whether nothing was done, because too little would have been given back.
     pub skipped: bool,
-}
-
-/// The live blobs, and what they need.
-struct Survey {
-    /// Sorted by offset.
-    blobs: Vec<BlobRecord>,
-    /// Ids and texts, sorted by id; without the anchor.
-    names: Vec<(Offset, Name)>,
-    counters: CountersNow,
-    /// Bytes of small frames.
-    small_bytes: u64,
-    /// Bytes of the large blobs, headers and alignment included.
-    extent_bytes: u64,
-}
-
-impl Survey {
-    fn run<M: Medium>(view: &View<M>, commits: u64) -> Result<Survey> {
-        view.check_index_readable()?;
-        let mut survey = Survey {
-            blobs: Vec::new(),
-            names: Vec::new(),
-            counters: CountersNow { commits, ..CountersNow::default() },
-            small_bytes: 0,
-            extent_bytes: 0,
-        };
-        let end = view.medium().length().map_err(|e| Error::io("length", view.medium().path(), e))?;
-        for_all_records(view, |record| {
-            match record {
-                Record::Link(_) => survey.counters.links += 1,
-                Record::Name(NameRecord { id: Offset::NONE, .. }) => {}
-                Record::Name(name) => {
-                    let text = read_name(view.medium().as_ref(), view.marker(), name.id, end)?
-                        .filter(|text| view.tagger().of_name(text.as_str()) == name.tag)
-                        .ok_or_else(|| view.damaged(name.id, "a record speaks of a name here, but there is none"))?;
-                    survey.counters.names += 1;
-                    survey.small_bytes += name_frame_bytes(to_u64(text.as_str().len()));
-                    survey.names.push((name.id, text));
-                }
-                Record::Blob(blob) => {
-                    survey.counters.blobs += 1;
-                    survey.counters.live_bytes += blob.length;
-                    if blob.length >= LARGE_BYTES {
-                        // Its place is worked out below, in the order of the file.
-                    } else {
-                        survey.small_bytes += blob.frame_bytes();
-                    }
-                    survey.blobs.push(*blob);
-                }
-            }
-            Ok(())
-        })?;
-        survey.blobs.sort_unstable_by_key(|blob| blob.id);
-        survey.names.sort_unstable();
-        let end = survey
-            .blobs
-            .iter()
-            .filter(|blob| blob.length >= LARGE_BYTES)
-            .fold(0, |end, blob| large_payload(end, blob.algorithm) + blob.length);
-        survey.extent_bytes = align_up(end, PAGE_BYTES);
-        Ok(survey)
-    }
-
-    /// Bytes of the log's frames.
-    fn log_bytes(&self) -> u64 {
-        let records = self.counters.records();
-        let commits = records.div_ceil(SNAPSHOT_IMAGES as u64).max(1);
-        self.small_bytes + commits * group_bytes(0, 0) + records * RECORD_BYTES
-    }
-
-    /// About how long the new file will be, with what is kept for a full disk.
-    fn need(&self, slots: u32, depth: u32, reserve: u64) -> u64 {
-        let index = (segment_bytes(slots) << depth) + 2 * directory_bytes(depth) + 2 * PAGE_BYTES;
-        let kept = PAGE_BYTES + reserve * segment_bytes(slots) + 2 * (PAGE_BYTES + directory_bytes(depth));
-        let log = align_up(self.log_bytes() + RESERVED_LOG_BYTES + 4 * PLAIN_BYTES, CHUNK_ALIGN);
-        SPACE_AT.0 + log + self.extent_bytes + index + kept
-    }
-}
-
-/// Calls `each` with every record of the index, in the order of their tags.
-pub(crate) fn for_all_records<M: Medium>(view: &View<M>, mut each: impl FnMut(&Record) -> Result<()>) -> Result<()> {
-    let mut next = Some(0);
-    while let Some(tag) = next {
-        let (records, after) = view.records_from(tag).map_err(|stop| stop.into_error(view))?;
-        for record in &records {
-            each(record)?;
-        }
-        next = after;
-    }
-    Ok(())
-}
-
-/// Slots a segment and depth of the directory for so many records: the choice that fills the segments best. With one
-/// and with three pages a segment there is always one that is at least half full.
-pub(crate) fn shape(records: u64, tuning: &Tuning) -> (u32, u32) {
-    let choices = if tuning.slots == Tuning::default().slots { vec![63, 191] } else { vec![tuning.slots] };
-    let of = |slots: u32| {
-        let mut depth = 0;
-        #[allow(clippy::cast_precision_loss, reason = "a load factor")]
-        let load = |depth: u32| records as f64 / ((1u64 << depth) as f64 * f64::from(slots));
-        while load(depth) > LOAD {
-            depth += 1;
-        }
-        (load(depth), slots, depth)
-    };
-    let best = choices.into_iter().map(of).max_by(|a, b| a.0.total_cmp(&b.0)).expect("there is a choice");
-    // A pack that is small now may grow: segments of one page then waste least.
-    if best.2 == 0 { (tuning.slots, of(tuning.slots).2) } else { (best.1, best.2) }
-}
-
-/// The new log, chunk by chunk.
-struct LogCopy<'a, M: Medium> {
-    medium: &'a M,
-    space: &'a mut Space,
-    marker: u64,
-    tail: Tail,
-    /// What stands in the chunk before `tail.at`.
-    buffer: Vec<u8>,
-    start: Offset,
-    /// Frame bytes that are still to come.
-    left: u64,
-}
-
-impl<'a, M: Medium> LogCopy<'a, M> {
-    fn new(medium: &'a M, space: &'a mut Space, marker: u64, bytes: u64, epoch: u64) -> Result<LogCopy<'a, M>> {
-        let tail = Tail {
-            epoch,
-            chunk: Offset::NONE,
-            chunk_end: 0,
-            at: Offset::NONE,
-            commit: Offset::NONE,
-            commit_checksum: 0,
-        };
-        let mut log = LogCopy { medium, space, marker, tail, buffer: Vec::new(), start: Offset::NONE, left: bytes };
-        let chunk = log.space.allocate(medium, log.next_chunk_bytes(0), CHUNK_ALIGN)?;
-        let head = log.tail.begin_chunk(marker, chunk);
-        log.start = chunk.offset;
-        log.buffer.extend_from_slice(head.as_bytes());
-        Ok(log)
-    }
-
-    fn next_chunk_bytes(&self, needed: u64) -> u64 {
-        chunk_bytes(needed, align_up((self.left + 2 * PLAIN_BYTES).min(CHUNK_BYTES), CHUNK_ALIGN))
-    }
-
-    /// Sees to it that the next `bytes` fit into the chunk.
-    fn make_room(&mut self, bytes: u64) -> Result<()> {
-        if self.tail.room() < bytes {
-            let chunk = self.space.allocate(self.medium, self.next_chunk_bytes(bytes), CHUNK_ALIGN)?;
-            let ((_, jump), (_, head)) = self.tail.jump(self.marker, chunk);
-            self.buffer.extend_from_slice(jump.as_bytes());
-            self.flush()?;
-            self.start = chunk.offset;
-            self.buffer.extend_from_slice(head.as_bytes());
-        }
-        self.left = self.left.saturating_sub(bytes);
-        Ok(())
-    }
-
-    /// What stands behind the buffer is written by others.
-    fn flush(&mut self) -> Result<()> {
-        self.medium
-            .write_at(self.start, &[&self.buffer], false)
-            .map_err(|e| Error::io("write the new log", self.medium.path(), e))?;
-        self.buffer.clear();
-        self.start = self.tail.at;
-        Ok(())
-    }
-
-    /// Gives a small blob's frame its place. Whoever copies the blob writes there.
-    fn place(&mut self, bytes: u64) -> Result<Offset> {
-        self.make_room(bytes)?;
-        if !self.buffer.is_empty() {
-            self.flush()?;
-        }
-        let at = self.tail.at;
-        self.tail.at = Offset(at.0 + bytes);
-        self.start = self.tail.at;
-        Ok(at)
-    }
-
-    /// Writes a name's frame; returns where it stands.
-    fn name(&mut self, name: &Name) -> Result<Offset> {
-        let text = name.as_str();
-        let bytes = name_frame_bytes(to_u64(text.len()));
-        self.make_room(bytes)?;
-        let at = self.tail.at;
-        let before = self.buffer.len();
-        self.buffer.extend_from_slice(seal_name(self.marker, at, text).0.as_bytes());
-        self.buffer.extend_from_slice(text.as_bytes());
-        self.buffer.resize(before + to_usize(bytes), 0);
-        self.tail.at = Offset(at.0 + bytes);
-        Ok(at)
-    }
-
-    fn commit(&mut self, images: &[Image], fields: &CommitFields) -> Result<()> {
-        self.make_room(group_bytes(images.len() as u64, 0))?;
-        let bytes = encode_group(self.marker, &mut self.tail, images, &[], fields);
-        self.buffer.extend_from_slice(&bytes);
-        Ok(())
-    }
-}
-
-/// Where the payload of a large blob goes that comes after `end`: on the next page boundary that leaves room for its
-/// header.
-pub(crate) fn large_payload(end: u64, algorithm: Algorithm) -> u64 {
-    align_up(end + header_bytes(algorithm), PAGE_BYTES)
-}
-
-/// The new ids by the old ones.
-#[derive(Default)]
-struct Moves {
-    blobs: HashMap<Offset, Offset, RandomState>,
-    names: HashMap<Offset, Offset, RandomState>,
-}
-
-impl Moves {
-    fn of<M: Medium>(&self, view: &View<M>, id: Offset) -> Result<Offset> {
-        if id == Offset::NONE {
-            return Ok(id);
-        }
-        let moved = self.blobs.get(&id).copied();
-        moved.ok_or_else(|| view.damaged(id, "a link or a name speaks of a blob that has no record"))
-    }
-
-    /// The same for a name.
-    fn of_name<M: Medium>(&self, view: &View<M>, id: Offset) -> Result<Offset> {
-        if id == Offset::NONE {
-            return Ok(id);
-        }
-        let moved = self.names.get(&id).copied();
-        moved.ok_or_else(|| view.damaged(id, "the ring of names leads to a name that has no record"))
-    }
-
-    /// The same for what leads to one: names keep their tags.
-    fn of_neighbour<M: Medium>(&self, view: &View<M>, place: Neighbour) -> Result<Neighbour> {
-        Ok(Neighbour { id: self.of_name(view, place.id)?, ..place })
-    }
-
-    /// The record as it is in the new file.
-    fn moved<M: Medium>(&self, view: &View<M>, record: &Record) -> Result<Record> {
-        Ok(match record {
-            Record::Blob(blob) => Record::Blob(BlobRecord {
-                id: self.of(view, blob.id)?,
-                first_out: self.of(view, blob.first_out)?,
-                first_in: self.of(view, blob.first_in)?,
-                ..*blob
-            }),
-            Record::Link(link) => {
-                let (from, to) = (self.of(view, link.from)?, self.of(view, link.to)?);
-                Record::Link(crate::record::LinkRecord {
-                    tag: view.tagger().of_link(from, to),
-                    from,
-                    to,
-                    next_out: self.of(view, link.next_out)?,
-                    previous_out: self.of(view, link.previous_out)?,
-                    next_in: self.of(view, link.next_in)?,
-                    previous_in: self.of(view, link.previous_in)?,
-                })
-            }
-            Record::Name(name) => Record::Name(NameRecord {
-                tag: name.tag,
-                id: self.of_name(view, name.id)?,
-                target: self.of(view, name.target)?,
-                next: self.of_neighbour(view, name.next)?,
-                previous: self.of_neighbour(view, name.previous)?,
-            }),
-        })
-    }
 }
 
 /// Fills a new medium with what the view shows.
@@ -631,6 +362,3 @@ fn compact_once<M: Medium>(
     }
     Ok(compacted)
 }
-
-#[cfg(test)]
-mod tests;
