@@ -37,15 +37,15 @@
 //! | 7 | `image/` | whole images in and out, through the store's public calls |
 //! | 7 | [`guide`], [`promises`] | how to use it, the tool verb by verb; what is guaranteed, and by which test |
 //! | 7 | `store/` | [`Store`], [`OpenOptions`], [`Batch`], [`Stats`]; delegates |
-//! | 6 | `compact`, `verify`, `inspect` | long operations: a new file, a full check, a look at the frames |
+//! | 6 | `compact/`, `verify/`, `inspect` | long operations: a new file, a full check, a look at the frames |
 //! | 6 | `layout/`, `estimate`, `usage/` | what each byte is for; what a compaction would free; what keeps what |
 //! | 5 | `reader`, `blob`, `list`, `names`, `writer` | what callers hold: borrowed and owned blobs, listings, streams |
 //! | 5 | `mend` | what a rebuild puts right beside the index |
-//! | 5 | `pack`, `commit`, `source`, `still`, `recovery` | what handles share; commits; which view is true; opening |
+//! | 5 | `pack`, `commit/`, `source`, `still`, `recovery/` | what handles share; commits; which view is true; opening |
 //! | 4 | `batch`, `graph/` | pending operations; the pure rules of references and links |
-//! | 3 | `superblock`, `log`, `index/`, `record` | checkpoints; frames; the hash table and what it holds |
-//! | 3 | `space`, `extent`, `view` | who owns which bytes; checked access to them |
-//! | 2 | `medium/`, `map` | the one door to the disk, real and simulated; the mapping |
+//! | 3 | `superblock`, `log/`, `index/`, `record` | checkpoints; frames; the hash table and what it holds |
+//! | 3 | `space/`, `extent`, `view` | who owns which bytes; checked access to them |
+//! | 2 | `medium/`, `map/` | the one door to the disk, real and simulated; the mapping |
 //! | 1 | [`format`](mod@format) | the byte specification |
 //! | 0 | `digest`, `name`, `error`, `fault` | digests; names; the one error type; what is wrong with an image |
 //! | 0 | `arena`, `pieces` | the memory of batches, kept from one to the next; lists that grow in pieces |

@@ -28,8 +28,7 @@ use crate::log::{Tail, read_name};
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::pack::Shared;
-use crate::record::CountersNow;
-use crate::record::{BlobRecord, Key, NameRecord, Neighbour, Record};
+use crate::record::{BlobRecord, CountersNow, NameRecord, Record};
 use crate::recovery;
 use crate::space::Space;
 use crate::superblock::Superblocks;
@@ -38,6 +37,7 @@ use crate::view::{View, read_vec};
 use contents::{Contents, Wrong, read_header};
 
 mod contents;
+mod graph;
 #[cfg(test)]
 mod tests;
 
@@ -330,122 +330,6 @@ impl<'a, M: Medium> Verifier<'a, M> {
         }
     }
 
-    /// Counts and lists of every blob.
-    fn graph(&mut self) {
-        let blobs = std::mem::take(&mut self.blobs);
-        let mut named = self.ring();
-        for (blob, digest) in &blobs {
-            let names = named.remove(&blob.id).unwrap_or(0);
-            if blob.references < blob.held || blob.references == 0 {
-                let what = format!("{} references, of which links and names hold {}", blob.references, blob.held);
-                self.found(Some(blob.id), *digest, what);
-            }
-            for outward in [true, false] {
-                if let Err(what) = self.list(blob, outward, names) {
-                    self.found(Some(blob.id), *digest, what);
-                }
-            }
-        }
-        let left = self.links.iter().filter(|(_, listed)| **listed != [true; 2]);
-        let mut left: Vec<((Offset, Offset), [bool; 2])> = left.map(|(link, listed)| (*link, *listed)).collect();
-        left.sort_unstable();
-        for ((from, to), [is_out, is_in]) in left {
-            let where_not = match (is_out, is_in) {
-                (true, _) => "not on the list of links in",
-                (_, true) => "not on the list of links out",
-                _ => "on neither of its lists",
-            };
-            self.found(None, None, format!("the link from {from} to {to} is {where_not}"));
-        }
-        let mut astray: Vec<Offset> = named.into_keys().collect();
-        astray.sort_unstable();
-        for id in astray {
-            self.found(Some(id), None, "a name is of a blob that has no record");
-        }
-        self.blobs = blobs;
-    }
-
-    /// Walks the ring of names both ways; each step uses up a name. Returns how many names each blob has.
-    fn ring(&mut self) -> HashMap<Offset, u64> {
-        for onward in [true, false] {
-            let which = if onward { "the ring of names" } else { "the ring of names, walked back," };
-            let mut left: HashMap<Offset, NameRecord> = self.names.iter().map(|(id, (name, _))| (*id, *name)).collect();
-            let anchor = left.remove(&Offset::NONE);
-            let mut at = anchor;
-            if at.is_none() && !left.is_empty() {
-                self.found(None, None, "there are names, but the anchor of their ring is not there");
-                break;
-            }
-            while let Some(here) = at {
-                let (next, back): (_, fn(&NameRecord) -> Neighbour) =
-                    if onward { (here.next, |name| name.previous) } else { (here.previous, |name| name.next) };
-                at = left.remove(&next.id);
-                let tag = if next.is_anchor() { anchor.map(|anchor| anchor.tag) } else { at.map(|there| there.tag) };
-                if at.is_none() && !next.is_anchor() {
-                    self.found_of_name(here.id, format!("{which} is broken behind this one, at {}", next.id));
-                } else if tag != Some(next.tag) {
-                    self.found_of_name(here.id, format!("{which} is broken behind this one: it has another tag"));
-                } else if at.is_some_and(|there| back(&there) != here.place()) {
-                    self.found_of_name(next.id, format!("{which} does not lead back from this one"));
-                }
-            }
-            let mut left: Vec<Offset> = left.into_keys().collect();
-            left.sort_unstable();
-            for id in left {
-                self.found_of_name(id, format!("{which} does not lead to this one"));
-            }
-        }
-        let mut named = HashMap::new();
-        for (name, _) in self.names.values().filter(|(name, _)| name.id != Offset::NONE) {
-            *named.entry(name.target).or_insert(0) += 1;
-        }
-        named
-    }
-
-    /// Walks a list; the number of steps is bounded by the count that the blob has.
-    fn list(&mut self, blob: &BlobRecord, outward: bool, names: u64) -> Result<(), String> {
-        let held = u64::from(blob.held);
-        let links = held.saturating_sub(names);
-        if !outward && held < names {
-            return Err(format!("links and names hold {held} references, but it has {names} names"));
-        }
-        let (mut next, count) = if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, links) };
-        let name = if outward { "the list of links out" } else { "the list of links in" };
-        let mut previous = Offset::NONE;
-        for _ in 0..count {
-            let (from, to) = if outward { (blob.id, next) } else { (next, blob.id) };
-            let tag = self.view.tagger().of_link(from, to);
-            let Ok(Some(Record::Link(link))) = self.view.record(Key::Link(from, to), tag) else {
-                return Err(format!("{name} is broken at {next}"));
-            };
-            let (before, after) =
-                if outward { (link.previous_out, link.next_out) } else { (link.previous_in, link.next_in) };
-            if before != previous {
-                return Err(format!("{name} does not run back from {next}"));
-            }
-            if let Some(listed) = self.links.get_mut(&(from, to)) {
-                listed[usize::from(!outward)] = true;
-            }
-            (previous, next) = (next, after);
-        }
-        if next == Offset::NONE { Ok(()) } else { Err(format!("{name} is longer than its count of {count}")) }
-    }
-
-    fn counters(&mut self, counters: &CountersNow) {
-        let live_bytes: u64 = self.blobs.iter().map(|(blob, _)| blob.length).sum();
-        let pairs = [
-            ("blobs", counters.blobs, self.result.blobs),
-            ("links", counters.links, self.result.links),
-            ("names", counters.names, self.result.names),
-            ("payload bytes", counters.live_bytes, live_bytes),
-        ];
-        for (what, counted, there) in pairs {
-            if counted != there {
-                self.found(None, None, format!("the pack counts {counted} {what}, but there are {there}"));
-            }
-        }
-    }
-
     /// Every blob's frame and payload, on all cores: one of them does `meanwhile` first. Returns what is wrong with
     /// payloads.
     fn contents(
@@ -499,23 +383,6 @@ impl<'a, M: Medium> Verifier<'a, M> {
         for (id, payload, digest, what) in damage {
             self.lost.push((id, self.result.damage.len()));
             self.found(Some(payload), Some(digest), what);
-        }
-    }
-}
-
-impl<M: Medium> Verifier<'_, M> {
-    /// Says of each blob that can't be had which others link to it.
-    fn referrers(&mut self) {
-        let lost: HashMap<Offset, usize> = std::mem::take(&mut self.lost).into_iter().collect();
-        if lost.is_empty() {
-            return;
-        }
-        let mut links: Vec<(Offset, Offset)> = self.links.keys().copied().collect();
-        links.sort_unstable();
-        for (from, to) in links {
-            let Some(finding) = lost.get(&to).and_then(|number| self.result.damage.get_mut(*number)) else { continue };
-            let referrer = self.blobs.binary_search_by_key(&from, |(blob, _)| blob.id);
-            finding.referrers.extend(referrer.ok().and_then(|number| self.blobs[number].1));
         }
     }
 }
