@@ -5,10 +5,11 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use arc_swap::Guard;
+
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::{Offset, header_bytes, to_usize};
-use crate::index::probe::Found;
 use crate::medium::{Disk, Medium};
 use crate::record::{BlobRecord, Descriptor};
 use crate::source::Source;
@@ -21,13 +22,14 @@ const RENEWALS: usize = 1000;
 /// they are after the blob was removed, after a compaction, and after the store was closed.
 pub struct Blob<M: Medium = Disk> {
     view: Arc<View<M>>,
-    found: Found,
+    /// Where its bytes begin.
+    payload: Offset,
     descriptor: Descriptor,
 }
 
 impl<M: Medium> Clone for Blob<M> {
     fn clone(&self) -> Blob<M> {
-        Blob { view: self.view.clone(), found: self.found, descriptor: self.descriptor }
+        Blob { view: self.view.clone(), payload: self.payload, descriptor: self.descriptor }
     }
 }
 
@@ -38,9 +40,19 @@ impl<M: Medium> std::fmt::Debug for Blob<M> {
 }
 
 impl<M: Medium> Blob<M> {
+    #[inline]
     pub(crate) fn find(source: &Source<M>, digest: &Digest) -> Result<Option<Blob<M>>> {
         // The view that the record was found in must be the one that the bytes are borrowed from.
         let view = source.current()?;
+        match view.record_near_home(digest).and_then(|record| Blob::in_view(&view, digest, &record)) {
+            Some(blob) => Ok(Some(blob)),
+            None => Blob::find_farther(source, view, digest),
+        }
+    }
+
+    /// What is not near its home.
+    #[inline(never)]
+    fn find_farther(source: &Source<M>, view: Guard<Arc<View<M>>>, digest: &Digest) -> Result<Option<Blob<M>>> {
         if !view.is_private() {
             match view.blob_record(digest) {
                 Ok(None) => return Ok(None),
@@ -70,11 +82,11 @@ impl<M: Medium> Blob<M> {
     }
 
     /// The blob of this record, where the view's map goes to its end.
+    #[inline]
     fn in_view(view: &Arc<View<M>>, digest: &Digest, record: &BlobRecord) -> Option<Blob<M>> {
         let payload = Offset(record.id.0 + header_bytes(digest.algorithm()));
         view.bytes(payload, record.length)?;
-        let found = Found { id: record.id, payload, length: record.length };
-        Some(Blob { view: view.clone(), found, descriptor: Descriptor::new(*digest, record) })
+        Some(Blob { view: view.clone(), payload, descriptor: Descriptor::new(*digest, record) })
     }
 
     /// Its digest.
@@ -110,7 +122,7 @@ impl<M: Medium> Blob<M> {
     /// Its bytes, as they are stored: nothing is checked, so a disk that lies shows. See [`verify`](Blob::verify).
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.view.bytes(self.found.payload, self.found.length).expect("the view covered the blob when it was found")
+        self.view.bytes(self.payload, self.size()).expect("the view covered the blob when it was found")
     }
 
     /// Some of its bytes.
@@ -133,7 +145,7 @@ impl<M: Medium> Blob<M> {
     pub fn verify(&self) -> Result<()> {
         let algorithm = self.digest().algorithm();
         let medium = self.view.medium().as_ref();
-        let found = digest_by_read(medium, algorithm, self.found.payload, self.size(), |_| Ok(()))?;
+        let found = digest_by_read(medium, algorithm, self.payload, self.size(), |_| Ok(()))?;
         if found == self.digest() {
             return Ok(());
         }
@@ -151,9 +163,7 @@ impl<M: Medium> Blob<M> {
             return Err(Error::RangeOutside { start: at, end: at.saturating_add(length), length: self.size() });
         }
         let medium = self.view.medium();
-        medium
-            .read_at(Offset(self.found.payload.0 + at), buffer)
-            .map_err(|e| Error::io("read a blob", medium.path(), e))
+        medium.read_at(Offset(self.payload.0 + at), buffer).map_err(|e| Error::io("read a blob", medium.path(), e))
     }
 
     /// A reader over the bytes: `Read`, `BufRead` and `Seek`, without copies until it is read.
@@ -166,7 +176,7 @@ impl<M: Medium> Blob<M> {
     /// The file that holds the bytes, and where: for `copy_file_range` and `sendfile`. The file is for reading only.
     #[must_use]
     pub fn file_range(&self) -> Option<(&File, u64)> {
-        self.view.medium().file().map(|file| (file, self.found.payload.0))
+        self.view.medium().file().map(|file| (file, self.payload.0))
     }
 }
 

@@ -134,6 +134,7 @@ impl<M: Medium> Shared<M> {
     }
 
     /// Looks at the source without counting as one who has it, which others would wait for.
+    #[inline]
     pub(crate) fn with_source<T>(&self, look: impl FnOnce(&Source<M>) -> T) -> T {
         look(&self.pack.load().source)
     }

@@ -62,6 +62,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    #[inline]
     pub(crate) fn new(digest: Digest, blob: &BlobRecord) -> Descriptor {
         Descriptor { digest, size: blob.length, ref_count: blob.references.into(), link_count: blob.out_count }
     }

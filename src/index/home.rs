@@ -45,9 +45,10 @@ use crate::error::Result;
 use crate::format::{
     Entry, FrameHeader, Kind, LIVE_AT, LiveWord, Offset, TAG_EMPTY, home_slot, live, to_u64, to_usize,
 };
-use crate::index::probe::{Segment, directory_index, is_born, probes};
+use crate::index::probe::{Segment, directory_index, is_born, load_record, probes};
 use crate::map::{Front, LINE_BYTES, Line, is_same_line};
 use crate::medium::Medium;
+use crate::record::{BlobRecord, Record};
 use crate::sync::Ordering;
 use crate::view::{NEAR, View};
 
@@ -99,6 +100,25 @@ impl<M: Medium> View<M> {
         let home = self.home_of(front, self.tagger().of_sha256_if_wide(digest))?;
         let hint = self.look_near_home(front, &home)?;
         self.payload_at(front, hint, digest)
+    }
+
+    /// The record of such a blob, as [`View::blob_record`] finds it: whole, in the segment that was meant, and of a frame
+    /// that is the blob's.
+    #[inline]
+    pub fn record_near_home(&self, digest: &Digest) -> Option<BlobRecord> {
+        if digest.algorithm() != Algorithm::Sha256 {
+            return None;
+        }
+        let (front, tag) = (self.front(), self.tagger().of_sha256_if_wide(digest));
+        let (live, entry) = self.entry_of(front, tag)?;
+        let slot = self.slot_near_home(front, &self.home_in(&entry, tag))?;
+        let Record::Blob(blob) = load_record(slot)?.record else { return None };
+        let words = front.line(line_of(entry.segment))?;
+        // The tag is what was loaded last of the record.
+        if blob.tag != tag || !(Segment { at: entry.segment, entry, live, words }).is_named() {
+            return None;
+        }
+        self.payload_at(front, Hint { id: blob.id.0, length: blob.length }, digest).map(|_| blob)
     }
 
     /// Payloads of several blobs from slots near home, each step for all of them before the next: while one waits for
@@ -169,10 +189,14 @@ impl<M: Medium> View<M> {
     /// another segment, perhaps an older copy of this one, with records that were removed since.
     #[inline]
     fn home_of(&self, front: Front<'_>, tag: u64) -> Option<Home> {
-        let (_, entry) = self.entry_of(front, tag)?;
+        Some(self.home_in(&self.entry_of(front, tag)?.1, tag))
+    }
+
+    #[inline]
+    fn home_in(&self, entry: &Entry, tag: u64) -> Home {
         let segment = line_of(entry.segment);
         let first = home_slot(tag, self.slots()).min(self.last_near());
-        Some(Home { tag, segment, before: segment + first as usize })
+        Home { tag, segment, before: segment + first as usize }
     }
 
     /// The live word, and the directory's entry for a tag.
@@ -194,12 +218,18 @@ impl<M: Medium> View<M> {
     /// tag is no other's, wherever it stands.
     #[inline]
     fn look_near_home(&self, front: Front<'_>, home: &Home) -> Option<Hint> {
+        hint_of(self.slot_near_home(front, home)?, home.tag)
+    }
+
+    /// The slot near home that has the tag, if one has; only a guess.
+    #[inline]
+    fn slot_near_home<'v>(&self, front: Front<'v>, home: &Home) -> Option<&'v Line> {
         let [_, slots @ ..]: &[Line; NEAR as usize + 1] = front.lines(home.before)?;
-        // Only a guess at the slot, whose words are loaded in order after it. Both tags are loaded before: whether a
-        // compiler makes a branch of the choice then took no time.
+        // The slot's words are loaded in order after this. Both tags are loaded before: whether a compiler makes a
+        // branch of the choice then took no time.
         let is_in = |slot: usize| u64::from_le(slots[slot][0].load(Ordering::Relaxed)) == home.tag;
         let slot = select_unpredictable(is_in(0), 0, select_unpredictable(is_in(1), 1, 2));
-        hint_of(&slots[slot], home.tag)
+        Some(&slots[slot])
     }
 
     /// The payload of a blob in whichever slot its record is. It loads anew what the first look knew: few hits come

@@ -175,6 +175,7 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
             let first = (is_short && pack.is_near(record.tag)).then_some(payload);
             assert_eq!(near_home(view, digest), first, "{slots} slots, {} from its home", pack.distance(record.tag));
             assert_eq!(view.find_near_home(digest), first);
+            assert_eq!(view.record_near_home(digest), first.map(|_| record));
             assert_eq!(view.find_payload(digest), if is_short { Ok(payload) } else { Err(Miss::Unsure) });
             near += usize::from(first.is_some());
         }
@@ -193,6 +194,7 @@ fn every_way_leads_to_the_blobs_that_there_are_and_to_no_others() {
                 assert_eq!(view.find_blob(&other).unwrap(), None);
                 assert_eq!(view.blob_record(&other).unwrap(), None);
                 assert_eq!(near_home(view, &other), None);
+                assert_eq!(view.record_near_home(&other), None);
                 let miss = if algorithm == Algorithm::Sha256 { Miss::Absent } else { Miss::Unsure };
                 assert_eq!(view.find_payload(&other), Err(miss));
             }
@@ -213,6 +215,7 @@ fn the_fast_path_finds_what_a_pack_of_narrow_digits_has() {
             let payload = [u8::try_from(number).unwrap(); PAYLOAD];
             let first = pack.is_near(pack.record(digest, found.id).tag).then_some(&payload[..]);
             assert_eq!((near_home(&pack.view, digest), pack.view.find_near_home(digest)), (first, None));
+            assert_eq!(pack.view.record_near_home(digest), None);
             assert_eq!(pack.view.find_payload(digest), Ok(&payload[..]));
         }
         for number in 0..50_u64 {
@@ -229,6 +232,7 @@ fn a_view_that_recovered_for_itself_has_no_fast_path() {
     let view = pack.private();
     assert_eq!(view.find_blob(&digest).unwrap(), Some(found));
     assert_eq!((near_home(&view, &digest), view.find_payload(&digest)), (None, Err(Miss::Unsure)));
+    assert_eq!(view.record_near_home(&digest), None);
     let mut told = 0;
     let tell = |_: &Digest, payload: Option<&[u8]>| {
         assert_eq!(payload, None);
@@ -301,6 +305,7 @@ fn a_frame_that_is_not_quite_the_blob_is_damage() {
             assert!(is_damage(view.blob_record(&digest)), "byte {at}");
             assert!(is_damage(view.digest_at(found.id)), "byte {at}");
             assert_eq!(near_home(&pack.view, &digest), None, "byte {at}");
+            assert_eq!(pack.view.record_near_home(&digest), None, "byte {at}");
             assert_eq!(pack.view.find_payload(&digest), Err(Miss::Unsure), "byte {at}");
         }
     }
@@ -352,7 +357,9 @@ fn a_blob_whose_record_is_damaged_is_found_and_its_record_is_not() {
     let tag = pack.view.tagger().of_blob(&digest);
     let at = pack.segment(tag).0 + 64 * (1 + u64::from(home_slot(tag, 63)));
     let references = pack.view.word(Offset(at + 24)).unwrap();
+    assert!(pack.view.record_near_home(&digest).is_some() || !pack.is_near(tag));
     pack.view.medium().store(Offset(at + 24), &[references ^ 1]).unwrap();
+    assert_eq!(pack.view.record_near_home(&digest), None);
     let view = pack.private();
     assert_eq!(view.find_blob(&digest).unwrap(), Some(found));
     assert_eq!(damage_at(view.blob_record(&digest)), Some(at));
@@ -370,6 +377,20 @@ fn a_blob_whose_record_is_damaged_is_found_and_its_record_is_not() {
     assert_eq!(damage_at(view.blob_record(&sibling(true))), Some(at));
     assert_eq!(view.find_blob(&sibling(true)).unwrap(), None);
     assert_eq!(view.blob_record(&sibling(false)).unwrap(), None);
+}
+
+/// A bit that flipped in the directory leads to what the segment was before, or to another one.
+#[test]
+fn a_record_counts_only_in_the_life_of_its_segment_that_the_directory_names() {
+    let mut pack = Pack::new(63);
+    let (digest, found) = pack.put(1, Algorithm::Sha256);
+    let record = pack.record(&digest, found.id);
+    assert_eq!(pack.view.record_near_home(&digest), pack.is_near(record.tag).then_some(record));
+    let at = pack.segment(record.tag);
+    let generation = pack.view.word(at).unwrap();
+    pack.view.medium().store(at, &[generation ^ 1]).unwrap();
+    assert_eq!(pack.view.record_near_home(&digest), None);
+    assert_eq!(pack.view.find_blob(&digest).unwrap(), Some(found));
 }
 
 #[test]

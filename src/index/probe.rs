@@ -440,7 +440,7 @@ fn was_never_used(words: &Words) -> bool {
     *words == [TAG_EMPTY; 8]
 }
 
-fn load_record(slot: &[Word]) -> Option<Image> {
+pub(super) fn load_record(slot: &[Word]) -> Option<Image> {
     parse_record(&load(slot))
 }
 

@@ -127,14 +127,19 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
     #[doc(alias = "Get")]
+    #[inline]
     pub fn get(&self, digest: &Digest) -> Result<Blob<M>> {
-        self.find(digest)?.ok_or(Error::NotFound { digest: *digest })
+        match self.find(digest)? {
+            Some(blob) => Ok(blob),
+            None => Err(Error::NotFound { digest: *digest }),
+        }
     }
 
     /// Gets a blob, or `None` where it is not stored.
     ///
     /// # Errors
     /// Those of a damaged or unreadable pack.
+    #[inline]
     pub fn find(&self, digest: &Digest) -> Result<Option<Blob<M>>> {
         self.shared.with_source(|source| Blob::find(source, digest))
     }
@@ -144,7 +149,9 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// Those of a damaged or unreadable pack.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.shared.with_source(|source| source.ask(|view| view.find_blob(digest)))?.is_some())
+        self.shared.with_source(|source| {
+            source.ask(|view| Ok(view.find_near_home(digest).is_some() || view.find_blob(digest)?.is_some()))
+        })
     }
 
     /// What the store knows of a blob.

@@ -16,13 +16,15 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
 use crate::medium::Model as Medium;
-use crate::rig::{Content, Writer, at, find, find_fast, find_payload, references};
+use crate::rig::{Content, Writer, at, find, find_fast, find_payload, references, references_fast};
 
 /// A model: its name, the most preemptions that it is tried with where the environment does not say, and itself.
 pub type Model = (&'static str, usize, fn());
 
 /// A lookup.
 type Find = fn(&View<Medium>, &Content) -> Option<u64>;
+/// One that asks for the blob's references.
+type Count = fn(&View<Medium>, &Content) -> Option<u32>;
 
 macro_rules! models {
     ($($name:ident: $preemptions:literal,)*) => {
@@ -53,8 +55,12 @@ models! {
     a_directory_that_is_copied_into_hides_nothing_from_the_fast_path: 2,
     a_record_is_found_while_its_segment_is_copied: 2,
     counts_are_never_torn: 2,
+    counts_are_never_torn_on_the_fast_path: 2,
     counts_do_not_go_back_while_their_segment_is_copied: 1,
+    counts_do_not_go_back_on_the_fast_path: 1,
     a_blob_that_comes_back_has_the_counts_of_one_life: 2,
+    a_blob_that_comes_back_has_the_counts_of_one_life_on_the_fast_path: 2,
+    a_region_that_is_used_again_has_the_counts_of_one_life: 1,
 }
 
 /// Runs `reads` beside `writes`.
@@ -136,7 +142,7 @@ fn a_new_blob_is_found_on_the_fast_path() {
     assert!(at_home(&writer.reader(), &new));
 }
 
-fn counts_are_never_torn() {
+fn torn(references: Count) {
     let mut writer = Writer::new();
     let blob = Content::new(0, 1, 0, 0);
     writer.put(&blob, 0);
@@ -148,8 +154,16 @@ fn counts_are_never_torn() {
     assert_eq!(references(&writer.reader(), &blob), Some(2));
 }
 
+fn counts_are_never_torn() {
+    torn(references);
+}
+
+fn counts_are_never_torn_on_the_fast_path() {
+    torn(references_fast);
+}
+
 /// What is not shown yet is not seen by pieces either: it would be gone at the next look.
-fn a_blob_that_comes_back_has_the_counts_of_one_life() {
+fn one_life(references: Count) {
     let mut writer = Writer::new();
     let blob = Content::new(0, 1, 0, 0);
     writer.put(&blob, 0);
@@ -161,6 +175,14 @@ fn a_blob_that_comes_back_has_the_counts_of_one_life() {
         writer.apply(&blob.removal(0, 1));
         writer.apply(&blob.image(0, 2));
     });
+}
+
+fn a_blob_that_comes_back_has_the_counts_of_one_life() {
+    one_life(references);
+}
+
+fn a_blob_that_comes_back_has_the_counts_of_one_life_on_the_fast_path() {
+    one_life(references_fast);
 }
 
 /// Its record goes into the slot that the old one had.
@@ -221,12 +243,20 @@ fn a_record_is_found_while_its_segment_is_copied() {
     });
 }
 
-fn counts_do_not_go_back_while_their_segment_is_copied() {
-    copied(|view, changes, _| {
+fn go_back(references: Count) {
+    copied(move |view, changes, _| {
         let first = references(&view, &changes);
         assert!(first == Some(1) || first == Some(2), "{first:?}");
         assert!(references(&view, &changes) >= first, "they went back");
     });
+}
+
+fn counts_do_not_go_back_while_their_segment_is_copied() {
+    go_back(references);
+}
+
+fn counts_do_not_go_back_on_the_fast_path() {
+    go_back(references_fast);
 }
 
 /// The segment is full: it is split, and the directory doubles.
@@ -309,6 +339,16 @@ fn a_region_that_is_used_again_hides_nothing_from_the_fast_path() {
 
 fn a_region_that_is_used_again_hides_nothing_behind_the_end_of_a_segment() {
     region_used_again(find_fast, 1);
+}
+
+/// The region's second life has the record in another slot, with other counts.
+fn a_region_that_is_used_again_has_the_counts_of_one_life() {
+    let found: Find = |view, content| {
+        let references = references_fast(view, content);
+        assert!(references == Some(1) || references == Some(2), "{references:?}");
+        Some(1)
+    };
+    region_used_again(found, 0);
 }
 
 /// A directory of one entry becomes one of two: who took the live word for the first looks into the wrong half.
