@@ -453,6 +453,35 @@ fn a_diamond_of_indexes_costs_no_more_than_its_blobs() {
     assert_eq!(state(&store), before);
 }
 
+/// Each was compared with all before it: minutes for as many as one archive may name.
+#[test]
+fn absent_platforms_cost_no_more_each_when_they_are_many() {
+    use rustix::time::{ClockId, clock_gettime};
+    /// What an import needs of the processor, in seconds, where each of so many indexes lacks 20,000 platforms.
+    fn seconds(indexes: u64) -> f64 {
+        let mut layout = Layout::new();
+        let there = layout.image("there", &[]);
+        let lacking = |number: u64| -> Vec<Value> {
+            let absent = |n| json!({"mediaType": "x/y", "digest": format!("sha256:{number:032x}{n:032x}"), "size": 1});
+            std::iter::once(there.clone()).chain((0..20_000).map(absent)).collect()
+        };
+        let indexes: Vec<Value> = (0..indexes).map(|number| layout.index(&lacking(number))).collect();
+        let root = layout.index(&indexes);
+        layout.root(root, None);
+        let (store, source) = (store(), source_of(&layout, "").unwrap());
+        let used = || {
+            let used = clock_gettime(ClockId::ThreadCPUTime);
+            used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+        };
+        let before = used();
+        let imported = import(&store, &source, ImportOptions::new().sparse(true)).unwrap();
+        assert_eq!(imported.missing.len(), indexes.len() * 20_000);
+        used() - before
+    }
+    let (one, eight) = (seconds(1), seconds(8));
+    assert!(eight < 24.0 * one, "{one} s for one index, {eight} s for eight");
+}
+
 /// Adds entries to an archive.
 type Fill<'a> = &'a dyn for<'t> Fn(&'t mut Tar) -> &'t mut Tar;
 

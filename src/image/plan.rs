@@ -1,6 +1,6 @@
 //! The walk from an image's root over everything that it names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result, shortened};
@@ -56,7 +56,14 @@ impl Plan {
             let reason = format!("is no manifest or index: its media type is {:?}", shortened(&root.media_type));
             return Err(blobs.fault(&root.digest, Fault::Refused { reason }));
         }
-        let mut walk = Walk { blobs, sparse, positions: HashMap::new(), nodes: Vec::new(), missing: Vec::new() };
+        let mut walk = Walk {
+            blobs,
+            sparse,
+            positions: HashMap::new(),
+            nodes: Vec::new(),
+            absent: HashSet::new(),
+            missing: Vec::new(),
+        };
         if !walk.visit(root, false, 0)? {
             return Err(blobs.missing(&root.digest));
         }
@@ -84,6 +91,8 @@ struct Walk<'b, B> {
     sparse: bool,
     positions: HashMap<Digest, usize>,
     nodes: Vec<Node>,
+    /// The same as `missing`, to ask whether one is among them: there may be very many.
+    absent: HashSet<Digest>,
     missing: Vec<Digest>,
 }
 
@@ -96,7 +105,7 @@ impl<B: Blobs> Walk<'_, B> {
             if !optional && !reference.optional {
                 return Err(self.blobs.missing(digest));
             }
-            if !self.missing.contains(digest) {
+            if self.absent.insert(*digest) {
                 self.missing.push(*digest);
             }
             return Ok(false);
@@ -141,7 +150,7 @@ impl<B: Blobs> Walk<'_, B> {
         {
             return Err(self.blobs.missing(&first.digest));
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         children.retain(|child| seen.insert(*child));
         self.nodes[at].children = children;
         Ok(())
