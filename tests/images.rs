@@ -594,6 +594,27 @@ fn long_names_are_read_as_gnu_and_pax_write_them() {
     assert_eq!(take(&store(), &layout).unwrap().digest, digest(&root));
 }
 
+/// The end of a line was taken for the end of a record, and an archive with such an attribute for a malformed one.
+#[test]
+fn a_pax_record_ends_where_its_length_says() {
+    let (layout, root) = two_platforms();
+    let mut tar = Tar::default();
+    for (name, bytes) in &layout.files {
+        let mut records = images::pax("SCHILY.xattr.user.note", "one line\n\n9 path=x\nanother");
+        records.extend(images::pax("path", name));
+        tar.entry("x", tar::EntryType::XHeader, &records, "").file("short", bytes);
+    }
+    let source = Source::of_bytes(&"oci-archive:x".parse().unwrap(), tar.end()).unwrap();
+    assert_eq!(import(&store(), &source, ImportOptions::new()).unwrap().digest, digest(&root));
+    for records in
+        ["9 path=x", "99 path=x\n", "8 path=x\n", "9 pathxx\n", "1 path=x\n", "0 path=x\n", "\n", " =\n", "-9 a=b\n"]
+    {
+        let mut tar = Tar::default();
+        tar.entry("x", tar::EntryType::XHeader, records.as_bytes(), "").file("index.json", b"{}");
+        refuses_archive(records, tar.end(), "x", "pax records are malformed");
+    }
+}
+
 fn docker_source(archive: Vec<u8>, reference: &str) -> blobpack::Result<Source> {
     Source::of_bytes(&format!("docker-archive:x{reference}").parse()?, archive)
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, Header};
 
 use crate::error::Result;
 use crate::fault::Fault;
@@ -283,11 +283,11 @@ fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
 }
 
 /// Takes in the records of a pax header.
-fn pax(records: &[u8], global: bool, extended: &mut Extended) -> Result<(), &'static str> {
-    for record in PaxExtensions::new(records) {
-        let record = record.map_err(|_| "its pax records are malformed")?;
-        let value = record.value_bytes();
-        match record.key_bytes() {
+fn pax(mut records: &[u8], global: bool, extended: &mut Extended) -> Result<(), &'static str> {
+    while !records.is_empty() {
+        let (key, value, rest) = pax_record(records).ok_or("its pax records are malformed")?;
+        records = rest;
+        match key {
             b"path" | b"linkpath" | b"size" if global => return Err("a global pax record renames or resizes"),
             b"path" => extended.path = Some(value.to_vec()),
             b"linkpath" => extended.link = Some(value.to_vec()),
@@ -300,4 +300,15 @@ fn pax(records: &[u8], global: bool, extended: &mut Extended) -> Result<(), &'st
         }
     }
     Ok(())
+}
+
+/// Key and value of the first record, and what comes behind it. Its length says where it ends: an extended attribute or
+/// a comment may have line feeds in it, which the crate's own iterator takes for the end of a record.
+fn pax_record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = records.iter().position(|&byte| byte == b' ')?;
+    let length = str::from_utf8(&records[..space]).ok()?.parse().ok()?;
+    let (record, rest) = records.split_at_checked(length)?;
+    let text = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = text.iter().position(|&byte| byte == b'=')?;
+    Some((&text[..equals], &text[equals + 1..], rest))
 }
