@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use oci_spec::image::{ImageIndex, OciLayout};
+use oci_spec::image::{Descriptor, OciLayout};
+use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -209,6 +210,14 @@ pub(super) fn is_blob(algorithm: &str, encoded: &str) -> Result<(), &'static str
     }
 }
 
+/// What is needed of `index.json`. A Go program writes an empty list as null: `umoci init` does.
+#[derive(Deserialize)]
+struct Index {
+    // Null is no list, and a field that is not there is something else.
+    #[serde(deserialize_with = "Option::deserialize")]
+    manifests: Option<Vec<Descriptor>>,
+}
+
 /// The images of a layout.
 fn layout(files: Files, location: &Location) -> Result<Source> {
     const INDEX: &str = "index.json";
@@ -227,10 +236,10 @@ fn layout(files: Files, location: &Location) -> Result<Source> {
         }
         return Err(files.blame.fault(INDEX, Fault::Missing));
     };
-    let index: ImageIndex = parse(&bytes).map_err(|fault| files.blame.fault(INDEX, fault))?;
+    let index: Index = parse(&bytes).map_err(|fault| files.blame.fault(INDEX, fault))?;
     let reference = location.reference.as_deref();
     let mut found = Vec::new();
-    for descriptor in index.manifests() {
+    for descriptor in &index.manifests.unwrap_or_default() {
         let annotation = |key| descriptor.annotations().as_ref().and_then(|all| all.get(key)).filter(|v| !v.is_empty());
         let (whole, tag) = (annotation(IMAGE_NAME), annotation(REF_NAME));
         let called: Vec<String> = tag.into_iter().chain(whole).cloned().collect();
