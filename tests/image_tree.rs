@@ -336,6 +336,25 @@ fn what_changes_while_it_is_read_is_an_error_by_name() {
     import_while(|tree| fs::remove_file(tree.join("b")).unwrap(), "b");
 }
 
+/// It was read to its end, which never came as long as somebody wrote as fast.
+#[test]
+fn a_file_that_grows_is_read_no_further_than_it_was_long() {
+    let place = Place::new();
+    for bytes in [10, 700_000] {
+        let path = place.file("log", &content(1, bytes));
+        let mut log = File::options().append(true).open(&path).unwrap();
+        let mut read = 0;
+        let imported = import_tree(&place.store, &place.path("tree"), None, &mut |done| {
+            read = done;
+            if done < 16 << 20 {
+                log.write_all(&vec![0; 1 << 20]).unwrap();
+            }
+        });
+        fault(imported, "log", "changed while it was read");
+        assert!(read < 2 << 20, "{read}");
+    }
+}
+
 #[test]
 fn no_manifest_leads_out_of_the_target() {
     let place = Place::new();

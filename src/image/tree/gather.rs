@@ -174,7 +174,8 @@ impl<M: Medium> Ingest<'_, M> {
     fn blob(&mut self, mut file: File, stat: &Stat, path: &[u8]) -> Result<(u64, Digest)> {
         let (mut hasher, mut size) = (Hasher::new(Algorithm::Sha256), 0);
         let mut small = Vec::new();
-        let read = pieces(&mut file, |piece| {
+        let expected = u64::try_from(stat.st_size).unwrap_or_default();
+        self.at.pieces(&mut file, expected, path, |piece| {
             hasher.update(piece);
             size += piece.len() as u64;
             if size < LARGE_BYTES {
@@ -182,9 +183,7 @@ impl<M: Medium> Ingest<'_, M> {
             }
             self.read_bytes += piece.len() as u64;
             (self.progress)(self.read_bytes);
-            Ok(())
-        });
-        self.at.read(path, read)?;
+        })?;
         self.still(&file, stat, size, path)?;
         let digest = hasher.finish();
         if !self.seen.insert(digest) {
@@ -211,17 +210,10 @@ impl<M: Medium> Ingest<'_, M> {
     fn stream(&mut self, mut file: File, size: u64, digest: Digest, path: &[u8]) -> Result<()> {
         let mut writer = self.store.writer(Algorithm::Sha256)?.expect_digest(digest).expect_size(size);
         self.at.read(path, file.rewind())?;
-        let mut left = size;
-        let read = pieces(&mut file, |piece| {
-            left = left.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
+        self.at.pieces(&mut file, size, path, |piece| {
             // The writer keeps its first error and returns it when it is staged.
             let _ = writer.write_all(piece);
-            Ok(())
-        });
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.at.changed(path)),
-            read => self.at.read(path, read)?,
-        }
+        })?;
         let staged = writer.stage().map_err(|error| match error {
             Error::DigestMismatch { .. } | Error::SizeMismatch { .. } => self.at.changed(path),
             error => error,
@@ -270,20 +262,23 @@ impl<M: Medium> Ingest<'_, M> {
     }
 }
 
-/// Reads to the end, piece by piece.
-fn pieces(file: &mut File, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(read) => take(&piece[..read])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl At<'_> {
+    /// Reads to the end, piece by piece. A file that is longer than it was has changed, and is read no further: while
+    /// somebody writes to it its end may never come.
+    fn pieces(&self, file: &mut File, size: u64, path: &[u8], mut take: impl FnMut(&[u8])) -> Result<()> {
+        let (mut piece, mut left) = (vec![0; PIECE_BYTES], size);
+        loop {
+            let read = match file.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return self.read(path, Err(error)),
+            };
+            left = left.checked_sub(read as u64).ok_or_else(|| self.changed(path))?;
+            take(&piece[..read]);
         }
     }
-}
 
-impl At<'_> {
     fn read(&self, path: &[u8], result: io::Result<()>) -> Result<()> {
         result.map_err(|error| Error::io("read a file of a tree", &self.path(path), error))
     }
