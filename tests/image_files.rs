@@ -267,6 +267,25 @@ fn a_layout_gets_images_in_addition_and_a_name_is_one_images() {
     assert_eq!(index_of(&place.path("new")), [(place.image.to_string(), some("a"))]);
 }
 
+/// The list was read before the blobs were written: what another tool listed in that time, which may be long, was lost.
+#[test]
+fn what_is_listed_in_a_layout_while_an_export_writes_stays() {
+    let place = Place::new();
+    let mut other = Layout::new();
+    let image = other.image("other", &[]);
+    other.root(image.clone(), Some("other:1"));
+    let out = place.path("out");
+    let options = ExportOptions::new().observe(|step| {
+        if step == "make a directory of blobs" {
+            other.write(&out);
+        }
+    });
+    export(&place.store, &place.image, &place.location("oci:out:small:1"), options).unwrap();
+    let some = |name: &str| Some(name.to_owned());
+    let both = [(digest(&image).to_string(), some("other:1")), (place.image.to_string(), some("small:1"))];
+    assert_eq!(index_of(&out), both);
+}
+
 /// An entry of the same image once lost all that other tools had said of it when it got its name.
 #[test]
 fn an_entry_that_gets_a_name_keeps_all_else() {

@@ -7,7 +7,7 @@
 //! 3. temporary files of such an export are removed;
 //! 4. `oci-layout`, which says that the directory is a layout, so before anything else is in it;
 //! 5. the directories, and the blobs, manifests after what they name;
-//! 6. all of that is synced; then `index.json`, which makes the image visible, is replaced.
+//! 6. all of that is synced; then `index.json`, which makes the image visible, is read once more and replaced.
 //!
 //! Files are written under a temporary name, synced and renamed, so what has its name is whole. A blob that is there is
 //! read and compared, and written again where it is damaged.
@@ -60,16 +60,16 @@ pub fn write<M: Medium>(
     fs2::FileExt::lock_exclusive(&lock).map_err(|e| Error::io("lock a directory", directory, e))?;
     let mut layout = Layout { directory, blame, options, written_blobs: 0, written_bytes: 0 };
     let is_new = layout.check()?;
-    let index = layout.index()?;
+    let reference = layout.options.reference.take();
+    layout.listing(&image.root, reference.as_deref())?;
     layout.clean()?;
     if is_new {
         layout.put(LAYOUT, LAYOUT_TEXT.as_bytes())?;
     }
     layout.blobs(store, image)?;
-    let reference = layout.options.reference.take();
-    let index = with_image(index, &image.root, reference.as_deref());
-    let text = serde_json::to_vec(&index).expect("JSON values are written as they are");
-    layout.put(INDEX, &text)?;
+    // Read once more: other tools, which know nothing of the lock, may have listed images meanwhile.
+    let listing = layout.listing(&image.root, reference.as_deref())?;
+    layout.put(INDEX, &listing)?;
     layout.options.step("done");
     Ok(image.exported(reference, layout.written_blobs, layout.written_bytes))
 }
@@ -131,6 +131,13 @@ impl Layout<'_, '_> {
             return Err(self.blame.fault(INDEX, Fault::Json { reason: "its manifests are no list".into() }));
         }
         Ok(index)
+    }
+
+    /// What `index.json` is to be.
+    fn listing(&self, root: &Reference, reference: Option<&str>) -> Result<Vec<u8>> {
+        let index = with_image(self.index()?, root, reference);
+        let text = serde_json::to_vec(&index).expect("JSON values are written as they are");
+        Ok(text)
     }
 
     /// Removes what a killed export left half written.
