@@ -286,6 +286,28 @@ fn what_is_listed_in_a_layout_while_an_export_writes_stays() {
     assert_eq!(index_of(&out), both);
 }
 
+/// An export wrote a list that was too long for the next one, and for every import.
+#[test]
+fn a_list_never_grows_longer_than_can_be_read() {
+    let place = Place::new();
+    place.export("oci:out:a").unwrap();
+    let path = place.path("out/index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    index["annotations"] = json!({"x": ""});
+    let room = (4 << 20) - index.to_string().len() - 1;
+    index["annotations"]["x"] = json!("x".repeat(room));
+    let full = index.to_string();
+    fs::write(&path, &full).unwrap();
+    let before = tree(&place.path("out"));
+
+    let refused = place.export("oci:out:another").unwrap_err().to_string();
+    assert!(refused.contains("index.json: has ") && refused.ends_with("4194304 are the limit"), "{refused}");
+    assert!(tree(&place.path("out")) == before);
+    // There already, or with a name that takes another's place, it is no longer than it was.
+    place.export("oci:out:a").unwrap();
+    place.check(&place.path("out"));
+}
+
 /// An entry of the same image once lost all that other tools had said of it when it got its name.
 #[test]
 fn an_entry_that_gets_a_name_keeps_all_else() {

@@ -133,10 +133,14 @@ impl Layout<'_, '_> {
         Ok(index)
     }
 
-    /// What `index.json` is to be.
+    /// What `index.json` is to be, as long as it can be read again.
     fn listing(&self, root: &Reference, reference: Option<&str>) -> Result<Vec<u8>> {
         let index = with_image(self.index()?, root, reference);
         let text = serde_json::to_vec(&index).expect("JSON values are written as they are");
+        let size = text.len() as u64;
+        if size > MANIFEST_BYTES_MAX {
+            return Err(self.blame.fault(INDEX, Fault::TooLarge { size, limit: MANIFEST_BYTES_MAX }));
+        }
         Ok(text)
     }
 
