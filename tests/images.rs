@@ -187,6 +187,20 @@ fn one_of_several_images_is_chosen_by_its_name_or_digest() {
     assert!(held_by_callers(&store).is_empty());
 }
 
+/// The error told to choose by the name that several have; the digests, which choose, it did not tell.
+#[test]
+fn images_of_one_name_are_told_apart_by_their_digests() {
+    let mut layout = Layout::new();
+    let [a, b, c] = ["a", "b", "c"].map(|config| layout.image(config, &[]));
+    layout.root(a.clone(), Some("x")).root(b.clone(), Some("x")).root(c, Some("y"));
+    for reference in ["", ":x"] {
+        let refused = fault(source_of(&layout, reference)).1.to_string();
+        let listed = format!("name or digest after a colon; there are {}, {}, \"y\"", digest(&a), digest(&b));
+        assert!(refused.ends_with(&listed), "{refused}");
+    }
+    assert_eq!(source_of(&layout, &format!(":{}", digest(&b))).unwrap().names(), ["x"]);
+}
+
 /// One that could not be read made all others of its layout unreadable.
 #[test]
 fn a_digest_that_is_not_known_matters_to_its_own_image_alone() {

@@ -112,8 +112,10 @@ impl Source {
             });
         };
         if chosen.iter().any(|other| other.root.digest != first.root.digest) {
-            let reason =
-                format!("holds several images: choose one, with its name after a colon; there {}", listed(&found));
+            let reason = format!(
+                "holds several images: choose one, with its name or digest after a colon; there {}",
+                listed(&found)
+            );
             return Err(files.blame.refused(reference.unwrap_or(""), &reason));
         }
         let mut names: Vec<String> = chosen.iter().filter_map(|candidate| candidate.name.clone()).collect();
@@ -178,12 +180,14 @@ fn is_meant(reference: Option<&str>, called: &[String], digest: &str) -> bool {
     reference.is_none_or(|reference| called.iter().any(|name| name == reference) || digest == reference)
 }
 
-/// The images' names, for errors.
+/// The images' names, for errors; the digests of those that have none, or one that another image has too.
 fn listed(found: &[Candidate]) -> String {
     const MOST: usize = 8;
-    let name = |candidate: &Candidate| match candidate.called.first() {
-        Some(name) => format!("{name:?}"),
-        None => candidate.root.digest.to_string(),
+    let name = |candidate: &Candidate| {
+        let own = candidate.called.first().filter(|name| {
+            found.iter().all(|other| other.root.digest == candidate.root.digest || !other.called.contains(name))
+        });
+        own.map_or_else(|| candidate.root.digest.to_string(), |name| format!("{name:?}"))
     };
     let names: Vec<String> = found.iter().take(MOST).map(name).collect();
     let more = if found.len() > MOST { ", …" } else { "" };
