@@ -708,6 +708,22 @@ fn a_docker_archive_that_contradicts_itself_is_refused() {
     assert!(part == "index.json" && refused.to_string().contains("docker-archive"), "{refused}");
 }
 
+/// A list of 4 MiB names a configuration of 4 MiB a hundred thousand times: to read it each time took twenty minutes.
+#[test]
+fn a_configuration_is_not_read_without_an_end() {
+    let config = DOCKER_CONFIG.replace("DIFF_IDS", "[]");
+    let config = format!("{config}{}", " ".repeat((4 << 20) - config.len()));
+    let of = |images| {
+        let mut tar = Tar::default();
+        let images = vec![json!({"Config": "c.json", "RepoTags": null, "Layers": []}); images];
+        tar.file("c.json", config.as_bytes()).file("manifest.json", json!(images).to_string().as_bytes());
+        docker_source(tar.end(), "")
+    };
+    of(16).unwrap();
+    let (part, refused) = fault(of(17));
+    assert!(part == "manifest.json" && refused.to_string().contains("67108864 bytes together"), "{part}: {refused}");
+}
+
 #[test]
 fn an_archive_comes_out_the_same_each_time_and_goes_in_again() {
     let (layout, root) = two_platforms();

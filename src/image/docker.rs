@@ -25,6 +25,9 @@ use crate::image::source::{Candidate, Elsewhere, Source, is_blob};
 
 /// The file that says which images there are.
 pub const MANIFEST: &str = "manifest.json";
+/// The configurations of all images, those that several name once for each, have together no more bytes: each is read
+/// to say which images there are.
+const CONFIGS_BYTES_MAX: u64 = 64 << 20;
 
 /// One image of `manifest.json`.
 #[derive(Deserialize)]
@@ -69,8 +72,13 @@ pub fn open(files: Files, location: &Location) -> Result<Source> {
     let bytes = files.read(MANIFEST, MANIFEST_BYTES_MAX)?;
     let bytes = bytes.ok_or_else(|| files.blame.fault(MANIFEST, Fault::Missing))?;
     let images: Vec<Image> = parse(&bytes).map_err(|fault| files.blame.fault(MANIFEST, fault))?;
-    let (mut found, mut elsewhere) = (Vec::new(), HashMap::new());
+    let (mut found, mut elsewhere, mut left) = (Vec::new(), HashMap::new(), CONFIGS_BYTES_MAX);
     for image in images {
+        let size = files.size(&image.config)?.unwrap_or_default();
+        left = left.checked_sub(size).ok_or_else(|| {
+            let reason = format!("names configurations with more than {CONFIGS_BYTES_MAX} bytes together");
+            files.blame.refused(MANIFEST, &reason)
+        })?;
         let root = made(&files, &image, &mut elsewhere)?;
         match image.tags.filter(|tags| !tags.is_empty()) {
             // A candidate a tag, so that the one that is asked for is the only name.
