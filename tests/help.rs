@@ -408,3 +408,14 @@ fn sizes_are_for_eyes_on_a_terminal_and_exact_elsewhere() {
     let (_, shown) = on_terminal(tool(&["compact", "store.pack"], &work), &[]).unwrap();
     assert!(shown.lines().any(|line| line.starts_with("freed") && line.ends_with("MiB")), "{shown}");
 }
+
+/// A bar was drawn before what `put --name` says last, and the line removed in its place.
+#[test]
+fn no_bar_stands_before_what_put_says_last() {
+    let fixture = Fixture::new();
+    let call = tool(&["put", "--name", "moved", "store.pack", "report.pdf"], &fixture.path("work"));
+    let Some((worked, shown)) = on_terminal(call, &[]) else { return eprintln!("no terminals here") };
+    let (before, _) = shown.split_once("removed 0 blobs; compaction").expect("it says what it removed");
+    // Behind a line's end, or a movement of the cursor.
+    assert!(worked && before.ends_with(['\n', 'K', 'A']), "{shown:?}");
+}

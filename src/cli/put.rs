@@ -261,7 +261,7 @@ impl<'f> Ingest<'_, 'f> {
             output.flush()
         })?;
         if let Some(Outcome::Removed(removed)) = outcomes.last().filter(|_| named) {
-            note_removed(removed);
+            self.bar.suspend(|| note_removed(removed));
         }
         Ok(())
     }
