@@ -730,6 +730,10 @@ fn put_names_the_only_file_in_the_same_commit() {
     assert_eq!(place.text(["names", "store.pack"]).lines().count(), 1);
     let verified = place.json(["verify", "--json", "store.pack"]);
     assert_eq!(verified["damage"], serde_json::json!([]));
+    // What goes wrong with the name is told of the file, not of standard input.
+    place.spoil(b"latest");
+    let message = place.call(["put", "--name", "latest", "store.pack", "one"]).refuses(code::DAMAGE);
+    assert!(message.contains(": one: "), "{message}");
 }
 
 // Long operations

@@ -240,7 +240,8 @@ impl<'f> Ingest<'_, 'f> {
         }
         let outcomes = batch.commit().map_err(|error| match error {
             Error::Batch { index, source } => {
-                let name = waiting.get(index).map_or_else(|| "-".into(), |w| w.name.to_string_lossy());
+                // With a name there are two operations for the one file.
+                let name = waiting[index.min(waiting.len() - 1)].name.to_string_lossy();
                 Failure::from(*source).about(&name)
             }
             error => error.into(),
