@@ -965,7 +965,15 @@ fn closed_pipe(mut command: Command) {
 fn a_full_device_is_an_error() {
     let place = Place::new();
     let digest = place.put(b"hello");
-    for call in [&["ls", "store.pack"][..], &["get", "store.pack", &digest], &["stat", "store.pack"]] {
+    let calls: [&[&str]; 6] = [
+        &["ls", "store.pack"],
+        &["get", "store.pack", &digest],
+        &["stat", "store.pack"],
+        &["--help"],
+        &["put", "--help"],
+        &["--version"],
+    ];
+    for call in calls {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let called = place.command(call).stdout(full).output().unwrap();
         let message = Called::from(called).refuses(code::FAILED);

@@ -36,6 +36,8 @@ mod unname;
 mod verify;
 mod why;
 
+use std::io;
+
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
@@ -113,9 +115,11 @@ pub fn run() -> Result<(), Failure> {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come this way too, with code 0. A closed pipe is not an error.
-            let _ = error.print();
-            return match error.exit_code() {
-                0 => Ok(()),
+            return match (error.exit_code(), error.print()) {
+                (0, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(Failure::new(format!("standard output: {error}")))
+                }
+                (0, _) => Ok(()),
                 _ => Err(Failure::usage()),
             };
         }
