@@ -169,14 +169,16 @@ impl FromStr for Digest {
         let invalid = |reason| Error::InvalidDigest { text: text.into(), reason };
         let (label, hex) = text.split_once(':').ok_or_else(|| invalid("no colon after the algorithm's label"))?;
         let algorithm: Algorithm = label.parse()?;
+        let foreign = "only the hex digits 0-9 and a-f (lower case) are allowed";
         if hex.len() != 2 * algorithm.digest_bytes() {
-            return Err(invalid("wrong number of hex digits"));
+            let is_hex = hex.bytes().all(|digit| hex_value(digit).is_some());
+            return Err(invalid(if is_hex { "wrong number of hex digits" } else { foreign }));
         }
         let mut bytes = [0; 64];
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
             *byte = match (hex_value(pair[0]), hex_value(pair[1])) {
                 (Some(high), Some(low)) => high << 4 | low,
-                _ => return Err(invalid("only the hex digits 0-9 and a-f (lower case) are allowed")),
+                _ => return Err(invalid(foreign)),
             };
         }
         Ok(Digest { algorithm, bytes })

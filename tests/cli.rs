@@ -220,6 +220,24 @@ fn wrong_usage_exits_with_2() {
     }
 }
 
+/// Digits in upper case were called too few, and too few were not told how many there have to be.
+#[test]
+fn what_is_wrong_with_a_digest_is_told() {
+    let place = Place::new();
+    let digest = place.put(b"a");
+    let long = format!("{digest}00");
+    for (text, reason) in [
+        ("sha256:CA978112", "lower case"),
+        ("sha256:nonsense", "lower case"),
+        ("sha256:ca97811", "at least 8"),
+        ("sha256:", "at least 8"),
+        (&long, "wrong number"),
+    ] {
+        let message = place.call(["get", "store.pack", text]).refuses(code::USAGE);
+        assert!(message.contains(reason), "{message}");
+    }
+}
+
 #[test]
 fn only_put_creates_a_pack() {
     let place = Place::new();

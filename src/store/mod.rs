@@ -187,10 +187,13 @@ impl<M: Medium> Store<M> {
         }
         let (label, hex) = text.split_once(':').unwrap_or((text, ""));
         let algorithm = Algorithm::from_label(label);
-        let is_prefix = algorithm.is_some_and(|algorithm| (8..2 * algorithm.digest_bytes()).contains(&hex.len()))
+        let is_prefix = algorithm.is_some_and(|algorithm| hex.len() < 2 * algorithm.digest_bytes())
             && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         if !is_prefix {
             return text.parse();
+        }
+        if hex.len() < 8 {
+            return Err(Error::InvalidDigest { text: text.into(), reason: "it takes at least 8 hex digits" });
         }
         let mut found: Option<Digest> = None;
         for digest in self.list() {
