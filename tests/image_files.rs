@@ -543,7 +543,7 @@ fn the_verbs_refuse_by_name_with_the_exit_codes_of_the_help() {
         (3, vec!["export", "copy.pack", "small:2", "oci:out"], "small:2"),
         (1, vec!["export", "copy.pack", "small:1", "oci:file"], "oci:file: is not a directory"),
         (1, vec!["export", "copy.pack", "small:1", "oci-archive:copy.pack"], "is the pack itself"),
-        (1, vec!["export", "copy.pack", "small:1", "oci-archive:-", "--json"], "standard output"),
+        (2, vec!["export", "copy.pack", "small:1", "oci-archive:-", "--json"], "standard output"),
     ] {
         pack_is(code, &arguments, expected);
     }

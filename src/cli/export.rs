@@ -86,7 +86,8 @@ impl Export {
     fn image(&self, location: &Location) -> Result<(), Failure> {
         let to_stream = location.place == Kind::Archive && location.path.as_os_str() == "-";
         if to_stream && self.format.json {
-            return Err(Failure::new("oci-archive:- writes the archive to standard output, where --json would be"));
+            let reason = "oci-archive:- writes the archive to standard output, where --json would be";
+            return Err(Failure::wrong_usage(reason));
         }
         let (store, digest) = self.open()?;
         let bar = progress::bar("exporting", 0);
