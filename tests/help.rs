@@ -289,6 +289,7 @@ fn there_is_a_manual_page_for_every_verb() {
         let path = pages.join(format!("blobpack-{verb}.1"));
         let page = fs::read_to_string(&path).unwrap();
         assert_eq!(output_of(Command::new(TOOL).args(["man", &verb])), page);
+        assert!(page.is_ascii(), "{verb}: what troff reads without preconv");
         for section in [".TH blobpack-", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS", ".SH EXAMPLES"] {
             assert!(page.lines().any(|line| line.starts_with(section)), "{verb}: {section}");
         }

@@ -46,7 +46,7 @@ Examples:
 Prints `DIGEST  TARGET`; with oci-archive:- nothing but the archive. The same image makes the same archive, byte for \
 byte.
 --json prints an object: {\"digest\",\"target\",\"reference\",\"media_type\",\"blobs\",\"bytes\",\"written_blobs\",\
-\"written_bytes\",\"missing\":[…]}.")]
+\"written_bytes\",\"missing\":[...]}.")]
 pub struct Export {
     #[command(flatten)]
     pack: ReadPack,

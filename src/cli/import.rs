@@ -51,8 +51,8 @@ Examples:
 Prints `DIGEST  NAME` a line for each name, escaped as by `names`, or the digest alone. The reference is a layout's \
 org.opencontainers.image.ref.name or io.containerd.image.name, or a Docker archive's tag; without one there must be \
 one image. The path of an image can't have a colon in it.
---json prints an object: {\"digest\",\"names\":[…],\"media_type\",\"blobs\",\"bytes\",\"stored_blobs\",\
-\"stored_bytes\",\"missing\":[…],\"removed_blobs\"}.")]
+--json prints an object: {\"digest\",\"names\":[...],\"media_type\",\"blobs\",\"bytes\",\"stored_blobs\",\
+\"stored_bytes\",\"missing\":[...],\"removed_blobs\"}.")]
 pub struct Import {
     #[command(flatten)]
     pack: WritePack,
