@@ -483,6 +483,15 @@ fn get_into_a_symbolic_link_writes_what_it_leads_to() {
     place.call(["get", "store.pack", &digest, "-o", "dangling"]).expect(code::DONE);
     assert!(place.path("dangling").is_symlink());
     assert_eq!(fs::read(place.path("directory/file")).unwrap(), b"new");
+    // It may be a link as well, which was replaced by the file before.
+    for (link, to) in [("one", "two"), ("two", "directory/three"), ("directory/three", "four"), ("round", "round")] {
+        std::os::unix::fs::symlink(to, place.path(link)).unwrap();
+    }
+    place.call(["get", "store.pack", &digest, "-o", "one"]).expect(code::DONE);
+    assert!(["one", "two", "directory/three"].into_iter().all(|link| place.path(link).is_symlink()));
+    assert_eq!(fs::read(place.path("directory/four")).unwrap(), b"new");
+    place.call(["get", "store.pack", &digest, "-o", "round"]).refuses(code::FAILED);
+    assert!(place.path("round").is_symlink());
 }
 
 /// Reading the pack while it grows would never end, and a blob in the pack's place would be the end of the others.

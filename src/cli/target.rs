@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use blobpack::image::through_links;
+
 use super::pack::is_same_file;
 
 /// Where `-o` writes to.
@@ -26,17 +28,15 @@ impl Drop for Temporary {
 impl Target {
     /// A place for the file at `path`, which must not be the pack.
     pub fn create(path: &Path, pack: &Path) -> io::Result<Target> {
-        // Through a symbolic link, which is to stay, be there what it leads to or not yet.
-        let target = fs::canonicalize(path)
-            .or_else(|_| fs::read_link(path).map(|to| path.with_file_name(to)))
-            .unwrap_or_else(|_| path.to_owned());
-        let old = match fs::metadata(&target) {
+        let old = match fs::metadata(path) {
             Ok(old) if !old.is_file() => {
-                return OpenOptions::new().write(true).open(&target).map(Target::Direct);
+                return OpenOptions::new().write(true).open(path).map(Target::Direct);
             }
             Ok(old) if is_same_file(&old, &fs::metadata(pack)?) => return Err(io::Error::other("is the pack itself")),
             old => old.ok(),
         };
+        // A symbolic link is to stay, be there what it leads to or not yet.
+        let target = through_links(path)?;
         let Some(name) = target.file_name() else { return Err(io::ErrorKind::InvalidFilename.into()) };
         for attempt in 0u32.. {
             // The prefix of a long name: the addition is not to make it longer than names can be.

@@ -157,6 +157,25 @@ pub fn beginning(name: &OsStr) -> String {
     name.to_string_lossy().chars().take(40).collect()
 }
 
+/// Where a path leads through symbolic links, be something there or not yet.
+#[doc(hidden)]
+pub fn through_links(path: &Path) -> io::Result<PathBuf> {
+    // As many as Linux follows.
+    const LINKS: usize = 40;
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS {
+        match path.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            resolved => return resolved,
+        }
+        match path.read_link() {
+            Ok(to) => path = path.with_file_name(to),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
 /// Opens a plain file; none where it is anything else, which could block or never end.
 fn open_plain(path: &Path) -> io::Result<Option<File>> {
     if !path.metadata()?.is_file() {

@@ -83,6 +83,8 @@ pub use crate::fault::{Fault, ImageFault};
 #[doc(hidden)]
 pub use archive::ReadAt;
 pub use export::{ExportOptions, Exported, export, export_to};
+#[doc(hidden)]
+pub use files::through_links;
 pub use import::{ImportOptions, Imported, check, import};
 pub use location::{Location, Place};
 pub use source::Source;

@@ -12,7 +12,7 @@ use crate::compact::Progress;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::image::export::{ExportOptions, Exported, Image};
-use crate::image::files::{Blame, beginning};
+use crate::image::files::{Blame, beginning, through_links};
 use crate::image::layout::{LAYOUT_TEXT, with_image};
 use crate::image::source::blob_file;
 use crate::medium::Medium;
@@ -29,11 +29,6 @@ pub fn to_file<M: Medium>(
     blame: &Blame,
     mut options: ExportOptions<'_>,
 ) -> Result<Exported> {
-    // Through a link to the file that it leads to, be that there or not yet, as by writing it in place.
-    let path = &path
-        .canonicalize()
-        .or_else(|_| path.read_link().map(|to| path.with_file_name(to)))
-        .unwrap_or_else(|_| path.to_path_buf());
     if let Ok(there) = path.metadata() {
         if !there.is_file() {
             return Err(blame.refused("", "is there, and is no plain file"));
@@ -42,6 +37,8 @@ pub fn to_file<M: Medium>(
             return Err(blame.refused("", "is the pack itself"));
         }
     }
+    // Through a link to the file that it leads to, be that there or not yet, as by writing it in place.
+    let path = &through_links(path).map_err(|e| Error::io("follow symbolic links", path, e))?;
     let Some(name) = path.file_name() else { return Err(blame.refused("", "is no file's name")) };
     let temporary = path.with_file_name(format!(".{}.blobpack.tmp", beginning(name)));
     options.step("make a temporary file");
