@@ -494,6 +494,31 @@ fn get_into_a_symbolic_link_writes_what_it_leads_to() {
     assert!(place.path("round").is_symlink());
 }
 
+/// A hidden file with what had been written so far was left behind, for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_get_leaves_nothing() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let place = Place::new();
+    let nameless = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
+    if File::options().write(true).custom_flags(nameless).open(place.directory.path()).is_err() {
+        return eprintln!("every file has a name here");
+    }
+    let digest = place.put(&noise(100_000));
+    place.write("old", b"old");
+    for target in ["old", "new"] {
+        // Whoever writes beyond this limit is killed.
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -c 0 && ulimit -f 1 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_blobpack")]);
+        limited.args(["get", "store.pack", &digest, "-o", target]).current_dir(place.directory.path());
+        assert_eq!(limited.output().unwrap().status.code(), None);
+    }
+    let mut left: Vec<_> = fs::read_dir(place.directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["old", "store.pack"]);
+    assert_eq!(fs::read(place.path("old")).unwrap(), b"old");
+}
+
 /// Reading the pack while it grows would never end, and a blob in the pack's place would be the end of the others.
 #[test]
 fn the_pack_is_neither_read_nor_written_as_a_file() {
