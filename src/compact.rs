@@ -34,6 +34,7 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::commit::{RESERVED_LOG_BYTES, Settings, Start};
 use crate::error::{Error, Result};
+use crate::estimate;
 use crate::format::{
     FILE_BYTES_MAX, IDENTITY_AT, LARGE_BYTES, Offset, PAGE_BYTES, SPACE_AT, Superblock, directory_bytes, features,
     header_bytes, live, to_usize,
@@ -89,7 +90,8 @@ impl CompactOptions {
         CompactOptions::default()
     }
 
-    /// Does nothing where less than this share of the file would be given back, in percent.
+    /// Does nothing where less than this share of what the file takes would be given back, in percent: what
+    /// [`compaction_estimate`](crate::Store::compaction_estimate) says. Takes its memory.
     #[must_use]
     pub fn min_dead(mut self, percent: u8) -> CompactOptions {
         self.min_dead = percent;
@@ -268,6 +270,15 @@ pub fn compact<M: Medium>(shared: &Shared<M>, mut options: CompactOptions) -> Re
     }
 }
 
+/// Whether less than so many percent would be given back.
+fn gives_too_little<M: Medium>(view: &View<M>, settings: &Settings, before_bytes: u64, percent: u8) -> Result<bool> {
+    if percent == 0 {
+        return Ok(false);
+    }
+    let gain = before_bytes.saturating_sub(estimate::after_bytes(view, &settings.tuning)?);
+    Ok(u128::from(gain) * 100 < u128::from(before_bytes) * u128::from(percent))
+}
+
 /// Compacts the pack that is current when it begins; `None` where another compaction has replaced it meanwhile.
 fn compact_once<M: Medium>(
     shared: &Shared<M>,
@@ -300,8 +311,7 @@ fn compact_once<M: Medium>(
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
         let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
         let need = survey.need(slots, depth, settings.tuning.reserve_segments);
-        let gain = before_bytes.saturating_sub(need);
-        if gain < before_bytes / 100 * u64::from(options.min_dead) {
+        if gives_too_little(&view, settings, before_bytes, options.min_dead)? {
             let nothing =
                 Compacted { before_bytes, after_bytes: before_bytes, freed_bytes: 0, blobs: 0, skipped: true };
             compacted = Some(nothing);

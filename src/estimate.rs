@@ -4,7 +4,7 @@
 //! regions, one behind the other, and the index with the tags that its records will have. Only what a file system needs
 //! for itself is not foreseen.
 
-use crate::commit::RESERVED_LOG_BYTES;
+use crate::commit::{RESERVED_LOG_BYTES, Tuning};
 use crate::compact::{CHUNK_BYTES, SNAPSHOT_IMAGES, for_all_records, large_payload, shape};
 use crate::digest::Algorithm;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::medium::Medium;
 use crate::pack::Shared;
 use crate::record::{NameRecord, Record};
 use crate::space::run_segments;
-use crate::still::{Sight, stand_still};
+use crate::still::stand_still;
 use crate::view::View;
 
 /// What a compaction would come to; see [`Store::compaction_estimate`](crate::Store::compaction_estimate). Bytes are
@@ -42,15 +42,16 @@ pub fn estimate<M: Medium>(shared: &Shared<M>) -> Result<CompactionEstimate> {
         // As a compaction does.
         medium.give_room_back();
         let before_bytes = medium.blocks().map_err(|e| Error::io("look at the file", medium.path(), e))?;
-        Ok((after_bytes(shared, sight)?, before_bytes))
+        Ok((after_bytes(sight.view, &shared.settings().tuning)?, before_bytes))
     })?
     .0;
     Ok(CompactionEstimate { before_bytes, after_bytes, freed_bytes: before_bytes.saturating_sub(after_bytes) })
 }
 
-fn after_bytes<M: Medium>(shared: &Shared<M>, sight: &Sight<'_, M>) -> Result<u64> {
+/// What the file would take after a compaction. Nothing changes the index meanwhile.
+pub(crate) fn after_bytes<M: Medium>(view: &View<M>, tuning: &Tuning) -> Result<u64> {
     let (mut blobs, mut names, mut records) = (Vec::new(), Vec::new(), 0_u64);
-    for_all_records(sight.view, |record| {
+    for_all_records(view, |record| {
         records += 1;
         match record {
             Record::Blob(blob) => {
@@ -58,7 +59,7 @@ fn after_bytes<M: Medium>(shared: &Shared<M>, sight: &Sight<'_, M>) -> Result<u6
             }
             Record::Name(NameRecord { id: Offset::NONE, .. }) | Record::Link(_) => {}
             Record::Name(name) => {
-                let text = sight.view.name_at(name.id).map_err(|stop| stop.into_error(sight.view))?;
+                let text = view.name_at(name.id).map_err(|stop| stop.into_error(view))?;
                 names.push((name.id, name_frame_bytes(to_u64(text.as_str().len()))));
             }
         }
@@ -69,9 +70,9 @@ fn after_bytes<M: Medium>(shared: &Shared<M>, sight: &Sight<'_, M>) -> Result<u6
     let mut file = NewFile::default();
     file.put_all(&mut blobs, &names, records);
 
-    let (slots, planned) = shape(records, &shared.settings().tuning);
-    let tags = tags(sight.view, &blobs, records)?;
-    let crowded = || sight.view.damaged(sight.view.live().directory, "too many records with one tag for the index");
+    let (slots, planned) = shape(records, tuning);
+    let tags = tags(view, &blobs, records)?;
+    let crowded = || view.damaged(view.live().directory, "too many records with one tag for the index");
     let (segments, depth) = built(slots, planned, &tags).ok_or_else(crowded)?;
     let mut room = 0;
     while room < segments {
@@ -80,7 +81,7 @@ fn after_bytes<M: Medium>(shared: &Shared<M>, sight: &Sight<'_, M>) -> Result<u6
         room += run;
     }
     // What is kept for a full disk: segments, and two directories more.
-    let kept = shared.settings().tuning.reserve_segments.saturating_sub(room - segments);
+    let kept = tuning.reserve_segments.saturating_sub(room - segments);
     if kept > 0 {
         file.allocate(PAGE_BYTES + segment_bytes(slots) * kept, PAGE_BYTES);
     }

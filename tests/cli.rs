@@ -901,6 +901,22 @@ fn compact_gives_the_space_back() {
     assert_eq!(text.split_whitespace().step_by(2).collect::<Vec<_>>(), ["before", "after", "freed"]);
 }
 
+/// A small pack was left as it was where `stat` said that a third would be given back.
+#[test]
+fn a_compaction_is_worth_what_stat_says() {
+    let place = Place::new();
+    for number in 0..60_u32 {
+        place.put(&number.to_le_bytes());
+    }
+    let estimate = &place.json(["stat", "--json", "store.pack"])["compaction"];
+    let bytes = |key: &str| estimate[key].as_u64().unwrap();
+    let percent = bytes("freed_bytes") * 100 / bytes("before_bytes");
+    assert!(percent > 10, "{estimate}");
+    let compact = |percent: u64| place.call(["compact", "store.pack", "--min-dead", &percent.to_string()]);
+    assert!(compact(percent + 2).expect(code::DONE).stderr.contains("not compacted"));
+    assert!(!compact(percent - 1).expect(code::DONE).stderr.contains("not compacted"));
+}
+
 #[test]
 fn rebuild_keeps_everything() {
     let place = Place::new();

@@ -36,7 +36,7 @@ Prints the bytes before, after and freed.
 pub struct Compact {
     #[command(flatten)]
     pack: WritePack,
-    /// Do nothing while less than so many percent of the pack are dead
+    /// Do nothing where less than so many percent would be given back; `stat` says how much that is
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     min_dead: Option<u8>,
     /// Write the compacted pack to this file, on another file system if need be, and leave the pack as it is
@@ -85,7 +85,7 @@ impl Compact {
         }
         output.flush()?;
         if compacted.skipped {
-            note("not compacted: less is dead than --min-dead asks for");
+            note("not compacted: less would be given back than --min-dead asks for");
         }
         close(store);
         Ok(())
