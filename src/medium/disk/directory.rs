@@ -36,6 +36,10 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             resolved => return resolved,
         }
+        // A directory that is not there: a file of that name would not be found by this path.
+        if path.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
         let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
         let resolved = fs::canonicalize(directory_of(&path))?.join(name);
         // A link that leads nowhere yet: what it names can be made.
