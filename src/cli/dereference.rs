@@ -28,7 +28,7 @@ Prints the digests of the blobs that are gone, none while other references are l
 pub struct Dereference {
     #[command(flatten)]
     pack: WritePack,
-    /// The blob, by its digest or the first digits of it
+    /// The blob, by its digest or the first digits of it, or by its name
     digest: String,
     #[command(flatten)]
     format: Json,

@@ -34,7 +34,7 @@ A file given with -o appears whole or not at all.")]
 pub struct Get {
     #[command(flatten)]
     pack: ReadPack,
-    /// The blob, by its digest or the first digits of it
+    /// The blob, by its digest or the first digits of it, or by its name
     digest: String,
     /// Write to this file
     #[arg(long, short, value_name = "FILE")]

@@ -23,7 +23,7 @@ Prints digest, size, references and links. `blobpack deref` drops the reference 
 pub struct Reference {
     #[command(flatten)]
     pack: WritePack,
-    /// The blob, by its digest or the first digits of it
+    /// The blob, by its digest or the first digits of it, or by its name
     digest: String,
     #[command(flatten)]
     format: Json,

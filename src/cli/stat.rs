@@ -36,7 +36,7 @@ names. Of its references, those that neither hold are held by callers.
 pub struct Stat {
     #[command(flatten)]
     pack: ReadPack,
-    /// A blob of the pack, by its digest or the first digits of it
+    /// A blob of the pack, by its digest or the first digits of it, or by its name
     digest: Option<String>,
     #[command(flatten)]
     format: Json,
