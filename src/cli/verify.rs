@@ -69,7 +69,8 @@ impl Verify {
         }
         output.flush()?;
         if report.partial {
-            note("another process is writing to the pack, so counts and index were not compared");
+            let why = "another process is writing to the pack, or a part of the index can't be read";
+            note(&format!("counts and index were not compared: {why}"));
         }
         let (blobs, bytes) = (count(report.blobs, "blob"), size_note(report.bytes));
         if report.damage.is_empty() {
