@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use crate::compact::Progress;
@@ -340,19 +341,25 @@ impl<'a, M: Medium> Verifier<'a, M> {
         let mut blobs = std::mem::take(&mut self.blobs);
         let contents = Contents::new(self.view, &blobs);
         let cores = contents.threads();
-        let mut looked = std::thread::scope(|scope| {
-            let look = || contents.look();
-            let mut others: Vec<_> = (1..cores).map(|_| scope.spawn(look)).collect();
+        let mut looked = thread::scope(|scope| {
+            let another = || thread::Builder::new().spawn_scoped(scope, || contents.look()).ok();
+            let mut others: Vec<_> = (1..cores).map_while(|_| another()).collect();
             meanwhile(self);
-            if cores == 1 {
-                return contents.look();
-            }
-            others.push(scope.spawn(look));
-            while !others.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-                progress(contents.so_far());
-                std::thread::park_timeout(PROGRESS_EVERY);
-            }
-            others.into_iter().flat_map(|other| other.join().expect("hashing does not panic")).collect::<Vec<_>>()
+            let last = if cores > 1 { another() } else { None };
+            let here = match last {
+                Some(last) => {
+                    others.push(last);
+                    while !others.iter().all(ScopedJoinHandle::is_finished) {
+                        progress(contents.so_far());
+                        thread::park_timeout(PROGRESS_EVERY);
+                    }
+                    Vec::new()
+                }
+                // One core, or no more threads to be had.
+                None => contents.look(),
+            };
+            let others = others.into_iter().flat_map(|other| other.join().expect("hashing does not panic"));
+            here.into_iter().chain(others).collect::<Vec<_>>()
         });
         let end = contents.so_far();
         looked.sort_unstable_by_key(|part| part.first);

@@ -1066,3 +1066,31 @@ fn a_process_with_little_address_space_works_too() {
         }
     }
 }
+
+/// Where no thread was to be had a verification panicked.
+#[test]
+fn a_process_that_gets_no_threads_works_too() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    for (n, name) in names.iter().enumerate() {
+        place.write(name, &noise(if n < 80 { n } else { 70_000 + n }));
+    }
+    place.text(["put", "store.pack"].into_iter().chain(names.iter().map(String::as_str)));
+    let tool = place.path("tool");
+    fs::copy(env!("CARGO_BIN_EXE_blobpack"), &tool).unwrap();
+    for (path, mode) in [(place.directory.path(), 0o777), (&place.pack(), 0o666), (&tool, 0o755)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for call in [&["verify", "store.pack"][..], &["compact", "store.pack"], &["rebuild", "store.pack"]] {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", "ulimit -u 1 && exec \"$0\" \"$@\""]).arg(&tool).args(call);
+        limited.current_dir(place.directory.path());
+        // The limit is not for root.
+        if rustix::process::geteuid().is_root() {
+            limited.uid(65_534).gid(65_534);
+        }
+        Called::from(limited.output().unwrap()).expect(code::DONE);
+    }
+}

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 
 use super::Progress;
 use crate::blob::{adjoin, digest_by_read, read_run};
@@ -48,10 +49,12 @@ impl<M: Medium> Copying<'_, M> {
             }
             Ok(())
         };
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = cores.min(parts.len() / PARTS_A_THREAD + 1);
-        let results: Vec<Result<(), (usize, Error)>> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| copy(&mut |_| {}))).collect();
+        let results: Vec<Result<(), (usize, Error)>> = thread::scope(|scope| {
+            let another = || thread::Builder::new().spawn_scoped(scope, || copy(&mut |_| {})).ok();
+            // Where no more are to be had, those that are there do it.
+            let others: Vec<_> = (1..threads).map_while(|_| another()).collect();
             let this = copy(&mut |done| progress(Progress { done, total }));
             let others = others.into_iter().map(|other| other.join().expect("copying does not panic"));
             std::iter::once(this).chain(others).collect()
