@@ -420,3 +420,24 @@ fn no_bar_stands_before_what_put_says_last() {
     // Behind a line's end, or a movement of the cursor.
     assert!(worked && before.ends_with(['\n', 'K', 'A']), "{shown:?}");
 }
+
+/// The thread that ticks was not to be had, and the tool panicked.
+#[test]
+fn a_spinner_needs_no_thread() {
+    use std::os::unix::process::CommandExt;
+    let fixture = Fixture::new();
+    let copy = fixture.path("tool");
+    fs::copy(TOOL, &copy).unwrap();
+    for path in [fixture.base.path(), &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -u 1 && exec \"$0\" \"$@\""]).arg(&copy);
+    limited.args(["get", "store.pack", "sha256:2cf24dba"]).current_dir(fixture.path("work"));
+    // The limit is not for root.
+    if rustix::process::geteuid().is_root() {
+        limited.uid(65_534).gid(65_534);
+    }
+    let Some((worked, shown)) = on_terminal(limited, &[]) else { return eprintln!("no terminals here") };
+    assert!(worked && shown.ends_with("hello"), "{shown}");
+}

@@ -1,6 +1,7 @@
 //! Progress bars: on standard error, and only where that is a terminal.
 
 use std::io::{self, IsTerminal};
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,7 +18,9 @@ pub fn bar(what: &'static str, total_bytes: u64) -> ProgressBar {
 /// A count of bytes whose end nobody knows.
 pub fn spinner(what: &'static str) -> ProgressBar {
     let spinner = styled(what, None, "{spinner} {msg} {binary_bytes} {elapsed}");
-    if !spinner.is_hidden() {
+    // Where no thread is to be had the one that ticks would panic.
+    let threads_are_there = || thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok());
+    if !spinner.is_hidden() && threads_are_there() {
         spinner.enable_steady_tick(Duration::from_millis(200));
     }
     spinner
