@@ -102,8 +102,8 @@ impl<M: Medium> View<M> {
         self.payload_at(front, hint, digest)
     }
 
-    /// The record of such a blob, as [`View::blob_record`] finds it: whole, in the segment that was meant, and of a frame
-    /// that is the blob's.
+    /// The record of such a blob, as [`View::blob_record`] finds it: whole, in the segment that was meant, and of a
+    /// frame that is the blob's.
     #[inline]
     pub fn record_near_home(&self, digest: &Digest) -> Option<BlobRecord> {
         if digest.algorithm() != Algorithm::Sha256 {
