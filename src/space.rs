@@ -17,7 +17,7 @@ use crate::format::{
     FILE_BYTES_MAX, Frame, FrameHeader, Kind, Offset, PAGE_BYTES, RunDetail, SPACE_AT, Superblock, align_up,
     first_generation, segment_bytes, to_usize,
 };
-use crate::medium::Medium;
+use crate::medium::{Medium, is_full};
 use crate::pieces::Pieces;
 use crate::view::read_vec;
 
@@ -207,7 +207,15 @@ impl Space {
             return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit: self.limit });
         }
         if end > self.allocated {
-            medium.allocate(Offset(offset), length).map_err(|e| no_space(medium, length, e))?;
+            medium.allocate(Offset(offset), length).map_err(|error| {
+                // What was found of the room is given back: nothing is there yet. The file may have become longer, and
+                // keeps its length.
+                if is_full(&error) {
+                    let from = offset.max(self.allocated);
+                    let _ = medium.punch(Offset(from), end - from);
+                }
+                no_space(medium, length, error)
+            })?;
         }
         self.end = align_up(end, PAGE_BYTES);
         Ok(())

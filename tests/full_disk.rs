@@ -366,6 +366,38 @@ fn a_compaction_gives_the_space_back_before_it_returns_where_there_is_little() {
     });
 }
 
+/// The file kept the length that a first attempt had found room for, and a second one what it had found below that: all
+/// that the disk had left.
+#[test]
+fn what_does_not_fit_takes_nothing_from_others_however_often_it_is_tried() {
+    with_own_mounts(|place| {
+        for (kind, make) in KINDS {
+            let Some(disk) = Disk::new(place, kind, make) else {
+                common::skipped(&format!("a small {kind} can't be made or mounted here"));
+                continue;
+            };
+            let store = Store::open(disk.at.join("blobs.pack")).unwrap();
+            store.put(&content(1, 100_000)).unwrap();
+            // Made before: btrfs, once it was full, has no room for names for some time.
+            let other = File::create(disk.at.join("another's")).unwrap();
+            let taken = || store.stats().unwrap().disk_bytes;
+            let before = taken();
+            for attempt in 1..=3 {
+                let mut writer = store.writer(Algorithm::Sha256).unwrap().size_hint(1 << 30);
+                assert!(writer.write_all(&content(2, 100_000)).is_err());
+                assert!(matches!(writer.commit(), Err(Error::NoSpace { .. })));
+                let more = taken().saturating_sub(before);
+                assert!(more < 1 << 20, "{kind}: {more} bytes more after attempt {attempt}");
+            }
+            rustix::fs::syncfs(&other).unwrap();
+            let written = other.write_all_at(&content(3, 10 << 20), 0);
+            written.unwrap_or_else(|error| panic!("{kind}: {error}"));
+            store.put(&content(4, 1 << 20)).unwrap();
+            assert_eq!(store.verify().unwrap().damage, []);
+        }
+    });
+}
+
 /// The disk is a file on a disk that is full: what has a place in it can be written, and nothing else.
 fn fail_writes(place: &Path) {
     const GOOD_BYTES: usize = 6 << 20;

@@ -218,22 +218,12 @@ impl Medium for Disk {
             return Ok(());
         }
         let _alone = lock(&self.allocating);
-        let before = self.length()?;
         match sys::allocate(&self.file, offset.0, length) {
             Err(error) if sys::is_unsupported(&error) => {
                 self.store_by_pwrite();
-                if end.0 > before { self.file.set_len(end.0) } else { Ok(()) }
+                if end.0 > self.length()? { self.file.set_len(end.0) } else { Ok(()) }
             }
-            Err(error) => {
-                // What was found of the room is given back, as far as nothing can stand there yet. The file keeps its
-                // length.
-                let fresh = offset.0.max(before);
-                if is_full(&error) && fresh < end.0 {
-                    let _ = sys::punch(&self.file, fresh, end.0 - fresh);
-                }
-                Err(error)
-            }
-            Ok(()) => Ok(()),
+            done => done,
         }
     }
 
