@@ -41,7 +41,7 @@ use crate::format::{
 };
 use crate::index::table::{Builder, Table};
 use crate::log::CommitFields;
-use crate::medium::{Medium, is_full};
+use crate::medium::{AtPath, Medium, is_full};
 use crate::pack::{Pack, Shared};
 use crate::record::{CountersNow, Image, Record};
 use crate::recovery::{self, Recovery};
@@ -301,8 +301,16 @@ fn compact_once<M: Medium>(
     if output.is_none() && links > 1 {
         return Err(Error::HardLinks { path: old.path().into(), links });
     }
+    // What somebody else has put at the path is not the pack's to replace.
+    let check_place = || match old.at_path().map_err(io("look at the path"))? {
+        AtPath::Same => Ok(()),
+        AtPath::Missing | AtPath::Other => Err(Error::Moved { path: old.path().into() }),
+    };
     let (mut compacted, mut replacement, mut panicked) = (None, None, None);
     writer.pause_commits(true, |superblocks| {
+        if output.is_none() {
+            check_place()?;
+        }
         let source = pack.source();
         let view = source.renew()?;
         let survey = Survey::run(&view, writer.totals().0.commits)?;
@@ -343,10 +351,11 @@ fn compact_once<M: Medium>(
             })?;
             return Ok(false);
         }
+        check_place()?;
         let notice = view.notice();
         old.store(live::NOTICE, &[notice | live::SUPERSEDED]).map_err(io("store into the live page"))?;
         if let Err(error) = new.publish(true) {
-            if old.at_path().is_ok_and(|at| at == crate::medium::AtPath::Same) {
+            if old.at_path().is_ok_and(|at| at == AtPath::Same) {
                 old.store(live::NOTICE, &[notice]).map_err(io("store into the live page"))?;
                 // A name may need space too.
                 return Err(match is_full(&error) {

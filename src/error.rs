@@ -253,6 +253,12 @@ pub enum Error {
         /// How many names it has.
         links: u64,
     },
+    /// The path leads to another file now, or to none: a compaction would put the pack in the place of that.
+    #[error("{}: the pack was moved away from here; close it and open it where it is", path.display())]
+    Moved {
+        /// The path that the pack was opened by.
+        path: PathBuf,
+    },
     /// The writer changed the index for longer than a lookup waits.
     #[error("{}: busy: the index kept changing; try again", path.display())]
     Busy {

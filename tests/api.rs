@@ -4,7 +4,7 @@
 use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
-use blobpack::{Algorithm, Digest, Durability, Error, Recovery, Store};
+use blobpack::{Algorithm, CompactOptions, Digest, Durability, Error, Recovery, Store};
 
 mod common;
 use common::{content, unknown};
@@ -764,6 +764,32 @@ fn a_compaction_refuses_a_pack_of_several_names() {
     assert!(matches!(store.compact(), Err(Error::HardLinks { links: 2, .. })));
     std::fs::remove_file(directory.path().join("second")).unwrap();
     store.compact().unwrap();
+}
+
+/// A compaction put the pack over another one that had been moved to its path, which was lost, and beside itself where it
+/// had been moved away.
+#[test]
+fn a_compaction_replaces_nothing_that_is_not_the_pack() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let store = Store::open(at("pack")).unwrap();
+    store.put(b"a blob").unwrap();
+    let other = Store::open(at("other")).unwrap().put(b"another's").unwrap().digest;
+    std::fs::rename(at("pack"), at("moved")).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::rename(at("other"), at("pack")).unwrap();
+        }
+        let error = store.compact().unwrap_err();
+        assert!(matches!(&error, Error::Moved { path } if *path == store.path()), "{error}");
+        assert_eq!(at("pack").exists(), is_there);
+        store.put(b"goes on").unwrap();
+    }
+    store.compact_with(CompactOptions::new().output(at("copy"))).unwrap();
+    assert!(Store::open(at("pack")).unwrap().contains(&other).unwrap());
+    std::fs::rename(at("moved"), store.path()).unwrap();
+    store.compact().unwrap();
+    assert_eq!(store.verify().unwrap().blobs, 2);
 }
 
 #[test]

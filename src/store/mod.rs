@@ -435,8 +435,9 @@ impl<M: Medium> Store<M> {
     /// less room left than the file took up (of quotas nothing is known).
     ///
     /// # Errors
-    /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::NoSpace`] with what is
-    /// needed; [`Error::Damaged`] for a payload that does not match its digest. The pack is as it was then.
+    /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::Moved`];
+    /// [`Error::NoSpace`] with what is needed; [`Error::Damaged`] for a payload that does not match its digest. The
+    /// pack is as it was then.
     pub fn compact(&self) -> Result<Compacted> {
         self.compact_with(CompactOptions::new())
     }
