@@ -831,6 +831,17 @@ fn a_rebuilt_pack_is_the_same() {
     assert!(store.verify().unwrap().damage.is_empty());
 }
 
+/// It said that all was well, and had done nothing.
+#[test]
+fn what_is_open_for_reading_only_is_neither_rebuilt_nor_repaired() {
+    let directory = tempfile::tempdir().unwrap();
+    Store::open(directory.path()).unwrap().put(b"a blob").unwrap();
+    let options = Store::options().read_only(true);
+    assert!(matches!(options.rebuild(directory.path()), Err(Error::ReadOnly { .. })));
+    assert!(matches!(options.repair(directory.path()), Err(Error::ReadOnly { .. })));
+    assert_eq!(options.open(directory.path()).unwrap().list().count(), 1);
+}
+
 #[test]
 fn a_checkpoint_comes_by_itself_and_a_closed_store_has_none_on_its_way() {
     let directory = tempfile::tempdir().unwrap();

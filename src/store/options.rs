@@ -144,7 +144,8 @@ impl OpenOptions {
     /// [`Store::recovery`] names it. A sound pack is opened as it is.
     ///
     /// # Errors
-    /// Those of [`open`](OpenOptions::open), but for the damage that it accepts.
+    /// Those of [`open`](OpenOptions::open), but for the damage that it accepts; [`Error::ReadOnly`] where the options
+    /// are for reading only.
     pub fn repair(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.open_how(path.as_ref(), How::Repair)
     }
@@ -158,7 +159,8 @@ impl OpenOptions {
     /// was of.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where a commit of the log is damaged.
+    /// [`Error::Damaged`] where a commit of the log is damaged; [`Error::ReadOnly`] where the options are for reading
+    /// only.
     pub fn rebuild(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.open_how(path.as_ref(), How::Rebuild)
     }
@@ -200,6 +202,9 @@ impl OpenOptions {
     pub fn open_in<M: Medium>(&self, medium: M, how: How) -> Result<Option<Store<M>>> {
         let medium = Arc::new(medium);
         if self.read_only {
+            if how != How::Open {
+                return Err(Error::ReadOnly { path: medium.path().into() });
+            }
             return Ok(Some(self.store(Pack::reading(medium)?)));
         }
         self.lock(medium.as_ref())?;
