@@ -195,8 +195,9 @@ pub enum Error {
     /// The file's bytes contradict themselves or their checksums.
     #[error(transparent)]
     Damaged(Box<Damage>),
-    /// Another process has the pack open for writing.
-    #[error("{}: locked by another process{}", path.display(), waited(*waited_ms))]
+    /// The pack is open for writing already: in another process, or in this one, by another store or by what has
+    /// outlived it (a batch, a blob's writer, a staged blob).
+    #[error("{}: locked by another writer{}", path.display(), waited(*waited_ms))]
     Locked {
         /// The file.
         path: PathBuf,

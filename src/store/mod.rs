@@ -76,8 +76,8 @@ impl Store {
     /// rewrites committed bytes. Who can't promise it reads with [`Blob::read_at`].
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes to it; [`Error::NotAPack`], [`Error::Damaged`] and others for
-    /// what is no sound pack.
+    /// [`Error::Locked`] where it is open for writing already, in another process or in this one; [`Error::NotAPack`],
+    /// [`Error::Damaged`] and others for what is no sound pack.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         OpenOptions::new().open(path)
     }
