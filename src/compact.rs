@@ -44,7 +44,7 @@ use crate::log::CommitFields;
 use crate::medium::{AtPath, Medium, is_full};
 use crate::pack::{Pack, Shared};
 use crate::record::{CountersNow, Image, Record};
-use crate::recovery::{self, Recovery};
+use crate::recovery;
 use crate::space::Space;
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
@@ -105,7 +105,8 @@ impl CompactOptions {
         self
     }
 
-    /// Is told how far it has come. Commits wait meanwhile, so one from in here would wait for ever.
+    /// Is told how far it has come. Commits wait meanwhile, so one from in here would wait for ever, and so would a new
+    /// writer, and whatever else makes commits wait.
     #[must_use]
     pub fn progress(mut self, told: impl FnMut(Progress) + Send + 'static) -> CompactOptions {
         self.progress = Some(Box::new(told));
@@ -368,7 +369,7 @@ fn compact_once<M: Medium>(
             writer.poison(&error);
             return Err(error);
         }
-        replacement = Some(Pack::writing(new_view, start, Recovery::default(), *settings));
+        replacement = Some(Pack::writing(new_view, start, pack.recovery().clone(), *settings));
         Ok(true)
     })?;
     if let Some(panic) = panicked {

@@ -615,8 +615,12 @@ fn the_last_handle_leaves_nothing_to_replay() {
     store.put(b"third").unwrap();
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(store.path(), copy.path().join("blobs.pack")).unwrap();
-    let recovery = Store::open(copy.path()).unwrap().recovery();
+    let copied = Store::open(copy.path()).unwrap();
+    let recovery = copied.recovery();
     assert_eq!((recovery.replayed_commits, recovery.dropped_commits), (1, 0));
+    copied.compact().unwrap();
+    assert_eq!(copied.recovery(), recovery, "a compaction opens nothing");
+    drop(copied);
     store.checkpoint().unwrap();
     std::fs::copy(store.path(), copy.path().join("blobs.pack")).unwrap();
     assert_eq!(Store::open(copy.path()).unwrap().recovery(), Recovery::default());
