@@ -104,6 +104,7 @@ impl Cell {
 
 /// The layout of a pack file; see [`Store::layout`](crate::Store::layout).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Layout {
     /// The file's length, in bytes.

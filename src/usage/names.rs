@@ -54,6 +54,7 @@ pub struct NameUsage {
 
 /// What is kept by whom; see [`Store::usage`](crate::Store::usage).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Usage {
     /// Each name, sorted, as if it was the only one to be removed.
