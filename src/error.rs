@@ -196,7 +196,7 @@ pub enum Error {
     #[error(transparent)]
     Damaged(Box<Damage>),
     /// The pack is open for writing already: in another process, or in this one, by another store or by what has
-    /// outlived it (a batch, a blob's writer, a staged blob).
+    /// outlived it (a reader, a list, a batch, a blob's writer, a staged blob).
     #[error("{}: locked by another writer{}", path.display(), waited(*waited_ms))]
     Locked {
         /// The file.

@@ -97,7 +97,9 @@
 //!   `images::a_bad_layout_is_refused_by_the_name_of_the_part_and_changes_nothing`).
 //! * A chain of any length is removed on a small stack and in bounded memory, but for three bytes a blob
 //!   (`limits::a_long_chain_is_freed_on_a_small_stack_and_in_bounded_memory`), all at once
-//!   (`limits::a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off`).
+//!   (`limits::a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off`). That is so for a
+//!   dereference, an unlink or the removal of a name by itself; in a batch with others, and where a name is given to
+//!   another blob, what goes takes half a KiB of memory a blob.
 //!
 //! # Other processes and threads
 //!
@@ -144,7 +146,11 @@
 //! * **Files that others change.** Another program that writes into a pack, or truncates it while it is mapped, can do
 //!   anything, a signal (`SIGBUS`) included. Who can't rule that out reads by
 //!   [`Blob::read_at`](crate::Blob::read_at).
+//! * **A pack that is moved, replaced or removed while it is open.** Whoever has it open goes on with the file, wherever
+//!   it is, and what is committed to one without a name goes with it. A compaction [refuses](crate::Error::Moved).
 //! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
+//! * **A pack in a lower layer of an overlay**: to who has it open for reading when it is first opened for writing it
+//!   stays as it was. The system copies it then, and goes on with the copy.
 //! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It
 //!   opens, and what is wrong with its blobs is named, or it says that it is damaged
 //!   (`rot::a_copy_of_no_one_moment_opens_or_says_that_it_is_damaged`). Close the store, take a snapshot of the file

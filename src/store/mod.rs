@@ -110,7 +110,8 @@ impl<M: Medium> Store<M> {
         self.shared.source().identity().uuid
     }
 
-    /// Makes a checkpoint and lets go of this handle. After the last one the next open has nothing to replay.
+    /// Makes a checkpoint and lets go of this handle. After the last one the next open has nothing to replay. Readers,
+    /// lists, batches, writers and staged blobs that live on keep the pack open, and other writers out; blobs don't.
     ///
     /// # Errors
     /// Those of [`checkpoint`](Store::checkpoint). Nothing that was acknowledged is lost then.
@@ -421,7 +422,7 @@ impl<M: Medium> Store<M> {
         self.shared.pack().writer()?.checkpoint()
     }
 
-    /// What opening the pack replayed and dropped.
+    /// What opening the pack replayed and dropped. Opening it for reading only changes nothing, and reports nothing.
     #[must_use]
     pub fn recovery(&self) -> Recovery {
         self.shared.pack().recovery().clone()
@@ -430,9 +431,10 @@ impl<M: Medium> Store<M> {
     /// Gives back the space of removed blobs: writes what lives into a new file and puts it in the place of the old
     /// one. Readers and blobs that are held go on; commits wait. Each payload is checked against its digest.
     ///
-    /// The old file's space is free once no reader and no blob holds it any more. A long file is closed by a thread, so
-    /// that may be a moment after this returns, at the latest when the store is closed; not where the file system has
-    /// less room left than the file took up (of quotas nothing is known).
+    /// The old file's space is free once no reader, no blob and nothing else that was got before (a batch, a list, what
+    /// a removal returned) holds it any more. A long file is closed by a thread, so that may be a moment after this
+    /// returns, at the latest when the store is closed; not where the file system has less room left than the file took
+    /// up (of quotas nothing is known).
     ///
     /// # Errors
     /// [`Error::InUse`] beside open writers and staged blobs; [`Error::HardLinks`]; [`Error::Moved`];
@@ -459,7 +461,8 @@ impl<M: Medium> Store<M> {
         self.verify_with(&mut |_| {})
     }
 
-    /// Verifies, and tells how far it has come. Commits wait meanwhile, so one from in there would wait for ever.
+    /// Verifies, and tells how far it has come. Commits wait meanwhile, so one from in there would wait for ever, and
+    /// so would a new writer, and whatever else makes commits wait.
     ///
     /// # Errors
     /// As for [`verify`](Store::verify).
