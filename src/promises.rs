@@ -146,8 +146,8 @@
 //! * **Files that others change.** Another program that writes into a pack, or truncates it while it is mapped, can do
 //!   anything, a signal (`SIGBUS`) included. Who can't rule that out reads by
 //!   [`Blob::read_at`](crate::Blob::read_at).
-//! * **A pack that is moved, replaced or removed while it is open.** Whoever has it open goes on with the file, wherever
-//!   it is, and what is committed to one without a name goes with it. A compaction [refuses](crate::Error::Moved).
+//! * **A pack that is moved, replaced or removed while it is open.** Who has it open goes on with the file, wherever it
+//!   is, and what is committed to one without a name goes with it. A compaction [refuses](crate::Error::Moved).
 //! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
 //! * **A pack in a lower layer of an overlay**: to who has it open for reading when it is first opened for writing it
 //!   stays as it was. The system copies it then, and goes on with the copy.

@@ -772,8 +772,8 @@ fn a_compaction_refuses_a_pack_of_several_names() {
     store.compact().unwrap();
 }
 
-/// A compaction put the pack over another one that had been moved to its path, which was lost, and beside itself where it
-/// had been moved away.
+/// A compaction put the pack over another one that had been moved to its path, which was lost, and beside itself where
+/// it had been moved away.
 #[test]
 fn a_compaction_replaces_nothing_that_is_not_the_pack() {
     let directory = tempfile::tempdir().unwrap();
