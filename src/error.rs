@@ -140,7 +140,7 @@ pub enum Error {
         /// Why it failed.
         source: Box<Error>,
     },
-    /// The writer or the batch belongs to another store, or to the pack before a compaction.
+    /// A staged blob, or the pack that is at a reader's path now, belongs to another store.
     #[error("{what} belongs to another store")]
     ForeignHandle {
         /// Which handle.

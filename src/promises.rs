@@ -149,6 +149,8 @@
 //! * **A pack that is moved, replaced or removed while it is open.** Who has it open goes on with the file, wherever it
 //!   is, and what is committed to one without a name goes with it. A compaction [refuses](crate::Error::Moved).
 //! * **Network and FUSE file systems**, where maps or locks are not shared between all who use a pack.
+//! * **A limit on the length of a process's files** (`ulimit -f`): the system sends `SIGXFSZ`, which ends who does not
+//!   ignore it. Who does is told as of a full disk.
 //! * **A pack in a lower layer of an overlay**: to who has it open for reading when it is first opened for writing it
 //!   stays as it was. The system copies it then, and goes on with the copy.
 //! * **A copy of a pack that is being written** (`cp`, a backup of the running system) is of no one moment. It
