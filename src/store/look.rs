@@ -66,8 +66,9 @@ impl<M: Medium> Store<M> {
 
     /// What keeps a blob: all chains of links that lead to it, each from a reference that is held by no link.
     ///
-    /// Time and memory are linear in the blobs that lead to it and the links among them; the chains, of which there may
-    /// be exponentially many, are told one by one. On a store that writes, commits wait meanwhile.
+    /// Time and memory are linear in the blobs that lead to it, the links among them and all names of the pack; the
+    /// chains, of which there may be exponentially many, are told one by one. On a store that writes, commits wait
+    /// meanwhile.
     ///
     /// ```
     /// use blobpack::Store;
