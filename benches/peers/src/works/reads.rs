@@ -73,11 +73,14 @@ fn take_turns(contestants: &mut [Contestant], mut keys: impl FnMut(u64, usize) -
             if round > 0 {
                 contestant.times.push(nanoseconds);
             }
-            if contestant.count == most {
-                sums.push((contestant.name, sum));
-            }
+            sums.push(sum);
         }
-        ensure!(sums.iter().all(|(_, sum)| *sum == sums[0].1), "sums of bytes differ: {sums:?}");
+        // Slower ones had fewer of the keys: when all turns are over, the map in memory, which is the last, gets the same.
+        let map = contestants.last().context("there are always the maps")?;
+        for (contestant, sum) in contestants.iter().zip(sums) {
+            let right = (map.gets)(&keys[..contestant.count])?;
+            ensure!(sum == right, "{}: the sum of the bytes is {sum} and not {right}", contestant.name);
+        }
     }
     Ok(())
 }
