@@ -1,5 +1,6 @@
 //! Random gets, of which the first and the last byte are read.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -178,11 +179,14 @@ pub fn small(run: &Run, report: &mut Report) -> Result<()> {
 
 /// How many times the gets of one thread two make, each with a reader of its own.
 fn two_threads(blobpack: &Blobpack, keys: &[Key]) -> Result<Figure> {
-    let gets = |round: u64| -> Result<f64> {
-        let reader = blobpack.store.reader()?;
+    let gets = |round: u64, begin: &Barrier| -> Result<f64> {
+        let reader = blobpack.store.reader();
         let wanted: Vec<_> = shuffled(keys, GETS_MAX, round).iter().map(digest_of).collect();
         // What is looked up is in place before the clock is started.
         let mut sum = mixed(round);
+        // Nobody measures while the other has not begun.
+        begin.wait();
+        let reader = reader?;
         let time = timed(|| {
             for digest in &wanted {
                 sum = sum.wrapping_add(ends(&reader.get(digest)?));
@@ -194,10 +198,11 @@ fn two_threads(blobpack: &Blobpack, keys: &[Key]) -> Result<Figure> {
     };
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
-        let one = gets(round)?;
+        let one = gets(round, &Barrier::new(1))?;
+        let begin = Barrier::new(2);
         let both: Result<Vec<f64>> = std::thread::scope(|scope| {
-            let other = scope.spawn(|| gets(100 + round));
-            let this = gets(200 + round)?;
+            let other = scope.spawn(|| gets(100 + round, &begin));
+            let this = gets(200 + round, &begin)?;
             Ok(vec![this, other.join().expect("a panic has been printed")?])
         });
         ratios.push(both?.iter().sum::<f64>() / one);
