@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Run, timed};
+use super::{Run, check, timed};
 use crate::contents::Contents;
 use crate::engines::{Blobpack, Engine};
 use crate::report::{Better, Figure, Report};
@@ -65,6 +65,8 @@ pub fn puts(run: &Run, report: &mut Report) -> Result<()> {
         }
         run.settle()?;
         floor += timed(|| bare.write(each))?;
+        let keys = contents.keys();
+        stores.iter().try_for_each(|store| check(store.engine.as_ref(), &contents, &keys))?;
     }
     let figure = |times: &[Duration], threads: usize| {
         let count = ROUNDS * threads * each;
