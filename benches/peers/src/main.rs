@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 mod bars;
@@ -123,13 +123,15 @@ impl Run {
         {
             bail!("no store here is called {unknown}");
         }
+        let blobs = arguments.blobs.unwrap_or(if arguments.quick { 100_000 } else { 1_000_000 });
+        ensure!(blobs >= 1000, "the works take a thousand blobs at least");
         let wanted = |name: &str| match arguments.peers.as_slice() {
             [] => !(arguments.quick && FILE_A_BLOB.contains(&name)),
             asked => asked.iter().any(|asked| asked == name),
         };
         Ok(Run {
             quick: arguments.quick,
-            blobs: arguments.blobs.unwrap_or(if arguments.quick { 100_000 } else { 1_000_000 }),
+            blobs,
             many: arguments.many.unwrap_or(10_000_000),
             peers: engines::ALL.iter().copied().filter(|peer| peer.name == "blobpack" || wanted(peer.name)).collect(),
             directory: arguments.directory.clone(),
