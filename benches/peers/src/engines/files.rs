@@ -20,8 +20,10 @@ pub struct Files {
 
 impl Files {
     pub fn open(root: &Path) -> Result<Files> {
-        for first in 0..=255_u8 {
-            fs::create_dir_all(root.join(format!("{first:02x}")))?;
+        let directory = |first: u8| root.join(format!("{first:02x}"));
+        // Where the last one is the others are too: an opening has nothing to do then.
+        if !directory(255).exists() {
+            (0..=255).try_for_each(|first| fs::create_dir_all(directory(first)))?;
         }
         Ok(Files { root: root.into(), made: AtomicU64::new(0) })
     }

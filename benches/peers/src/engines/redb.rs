@@ -14,10 +14,15 @@ pub struct Redb(Database);
 
 impl Redb {
     pub fn open(directory: &Path) -> Result<Redb> {
-        let database = Database::create(directory.join("blobs.redb"))?;
-        let writing = database.begin_write()?;
-        writing.open_table(BLOBS)?;
-        writing.commit()?;
+        let path = directory.join("blobs.redb");
+        let is_new = !path.exists();
+        let database = Database::create(path)?;
+        // Its table, which a database that is there has: a commit is synced, and would count as a part of an opening.
+        if is_new {
+            let writing = database.begin_write()?;
+            writing.open_table(BLOBS)?;
+            writing.commit()?;
+        }
         Ok(Redb(database))
     }
 }
