@@ -1,5 +1,6 @@
 //! A medium that ends its program, or only its own work, at a point with a name.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,6 +161,43 @@ impl<M: Medium> Medium for Mortal<M> {
         self.call(Kind::Allocate, half, || self.inner.allocate(offset, length))
     }
 
+    fn reserve(&self, bytes: u64) {
+        self.inner.reserve(bytes);
+    }
+
+    fn give_room_back(&self) {
+        self.inner.give_room_back();
+    }
+
+    fn make_private(&self, offset: Offset, length: u64) -> io::Result<()> {
+        let half = || self.inner.make_private(offset, length / 2);
+        self.call(Kind::Allocate, half, || self.inner.make_private(offset, length))
+    }
+
+    fn shares_blocks(&self) -> bool {
+        self.inner.shares_blocks()
+    }
+
+    fn has_background(&self) -> bool {
+        self.inner.has_background()
+    }
+
+    fn closes_slowly(&self) -> bool {
+        self.inner.closes_slowly()
+    }
+
+    fn prepare_sync(&self, offset: Offset, length: u64) {
+        self.inner.prepare_sync(offset, length);
+    }
+
+    fn prepare_store(&self, offset: Offset) {
+        self.inner.prepare_store(offset);
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.inner.file()
+    }
+
     fn punch(&self, offset: Offset, length: u64) -> io::Result<()> {
         let half = || self.inner.punch(offset, length / 2);
         self.call(Kind::Punch, half, || self.inner.punch(offset, length))
@@ -256,5 +294,9 @@ impl<M: Medium> Medium for Mortal<M> {
 
     fn pause(&self) {
         self.inner.pause();
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.inner.random(bytes)
     }
 }
