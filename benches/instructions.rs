@@ -26,8 +26,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().position(|argument| argument == "--child") {
         Some(at) => child(&arguments[at + 1]),
-        // What cargo passes to every bench and test is not for this one; `cargo test --benches` only sees that it runs.
-        None if arguments.iter().any(|argument| argument == "--test") => {}
+        // Only `cargo bench` says this: `cargo test --benches` needs no valgrind, and only sees that it runs.
+        None if !arguments.iter().any(|argument| argument == "--bench") => {}
         None => {
             let [hash, put, get, get_many, miss, owned] = WORKS.map(|work| collected(work) / f64::from(BLOBS));
             println!("instructions, a blob of {BLOB_BYTES} bytes");
