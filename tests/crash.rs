@@ -175,6 +175,28 @@ fn a_reader_of_what_a_crash_left_changes_nothing() {
     }
 }
 
+#[test]
+fn what_a_reader_without_a_writer_shows_no_power_cut_takes_back() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    directory.record(true);
+    let store = create(&directory, &options().durability(Durability::Process)).unwrap();
+    store.put(b"in the page cache only").unwrap();
+    let steps = directory.steps();
+    let killed = SimDirectory::replay(&steps, steps.len(), FILE_BYTES_MAX);
+    killed.record(true);
+    let first = killed.step_count();
+    let mut power = Power::default();
+    steps.iter().for_each(|step| power.make(step));
+    let is_lost = |power: &Power, number: usize| {
+        let cut = power.cut(&mut Random(1 + number as u64), MOODS[number % MOODS.len()]);
+        open(&cut, &options()).unwrap().list().count() == 0
+    };
+    assert!((0..40).any(|number| is_lost(&power, number)), "it was synced before");
+    assert_eq!(open_read_only(&killed).unwrap().list().count(), 1);
+    killed.steps()[first..].iter().for_each(|step| power.make(step));
+    assert!(!(0..40).any(|number| is_lost(&power, number)), "it was shown, and is lost");
+}
+
 /// Power cuts in and after each of the steps, `each` of them, of a recorded run.
 fn power_cuts(history: &History, seed: u64, every: usize, each: usize) {
     let starts: Vec<usize> = (0..2).collect();
