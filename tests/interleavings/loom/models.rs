@@ -36,6 +36,7 @@ macro_rules! models {
 models! {
     bytes_are_stored_in_order: 3,
     a_word_that_is_written_in_part_is_stored_in_order: 3,
+    a_word_whose_start_is_written_is_stored_in_order: 3,
     a_new_blob_is_found_with_its_bytes: 3,
     a_new_blob_is_found_on_the_fast_path: 3,
     a_blob_that_comes_back_is_found_at_its_new_place: 3,
@@ -89,22 +90,31 @@ fn bytes_are_stored_in_order() {
     reader.join().expect("the reader's checks hold");
 }
 
-fn a_word_that_is_written_in_part_is_stored_in_order() {
+/// One byte of a word is stored, and the same byte is read alone: at the end of the word, or at its start.
+fn part_of_a_word(at: u64) {
     let map = Map::memory(4096);
     map.lay_words(Offset(0), 4096);
     let reader = {
         let map = map.clone();
         thread::spawn(move || {
             let mut byte = [0];
-            map.read_bytes(Offset(11), &mut byte).expect("it is inside");
+            map.read_bytes(Offset(at), &mut byte).expect("it is inside");
             if byte == [7] {
                 assert_eq!(map.word(Offset(0)).expect("it is inside").load(loom::sync::atomic::Ordering::Relaxed), 1);
             }
         })
     };
     map.store_words(Offset(0), &[1]);
-    map.write_bytes(Offset(11), &[7]);
+    map.write_bytes(Offset(at), &[7]);
     reader.join().expect("the reader's checks hold");
+}
+
+fn a_word_that_is_written_in_part_is_stored_in_order() {
+    part_of_a_word(11);
+}
+
+fn a_word_whose_start_is_written_is_stored_in_order() {
+    part_of_a_word(8);
 }
 
 fn a_new_blob_is_found_with_its_bytes() {
