@@ -50,6 +50,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::batch::{Operation, Operations};
 use crate::error::{Error, Result};
+use crate::extent::Holes;
 use crate::format::{Offset, directory_bytes};
 use crate::graph::Removed;
 use crate::index::table::{Events, Table};
@@ -196,6 +197,7 @@ pub struct Writer<M: Medium> {
     superblocks: Mutex<Superblocks>,
     applied: Mutex<Applied>,
     space: Mutex<Space>,
+    holes: Holes,
     state: Mutex<State>,
     /// The last ticket that was applied, and how many times over a checkpoint is due. Stored under the state lock.
     done: AtomicU64,
@@ -255,6 +257,7 @@ impl<M: Medium> Writer<M> {
             superblocks: Mutex::new(start.superblocks),
             applied: Mutex::new(Applied { table: start.table, tail: start.tail, counters }),
             space: Mutex::new(start.space),
+            holes: Holes::default(),
             state: Mutex::new(state),
             done: AtomicU64::new(0),
             due: AtomicU64::new(0),
@@ -279,6 +282,11 @@ impl<M: Medium> Writer<M> {
     /// The allocator, for extents.
     pub fn space(&self) -> MutexGuard<'_, Space> {
         lock(&self.space)
+    }
+
+    /// Extents that came to nothing.
+    pub fn holes(&self) -> &Holes {
+        &self.holes
     }
 
     /// How it was set up.

@@ -1,9 +1,10 @@
 //! Who owns which bytes.
 //!
-//! There is one allocator, at the end of the file. Log chunks and extents are given out once; index regions come in
-//! runs and are used again for their own kind, once nothing names them: neither a superblock, nor a checkpoint in
-//! progress, nor the live directory. Which regions are free is never stored. The runs form a list in the file; what the
-//! two superblocks' directories reach is not free; this is worked out when the first region is needed.
+//! There is one allocator, at the end of the file. Log chunks and extents are given out once (but for extents that came
+//! to nothing, which [others](crate::extent::Holes) may have); index regions come in runs and are used again for their
+//! own kind, once nothing names them: neither a superblock, nor a checkpoint in progress, nor the live directory. Which
+//! regions are free is never stored. The runs form a list in the file; what the two superblocks' directories reach is
+//! not free; this is worked out when the first region is needed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;

@@ -3,10 +3,11 @@
 //!
 //! A writer keeps the first [`LARGE_BYTES`] in memory; a blob that ends before lies in the log with its commit, one
 //! write for both. A longer one gets an extent at the end of the file. With a size hint that is exactly as long as
-//! needed. Without, it grows in place while nothing stands behind it; else it moves to one twice as long, so that in
-//! all at most twice the bytes are written. Where the disk has no space for that it grows by what is needed, and moves
-//! to one a quarter longer, with at most five times the bytes written. What is left over is punched. Written pages are
-//! sent to the disk as the stream goes, so that a small commit beside it does not wait for them.
+//! needed, and may have the bytes of one that came to nothing: cancelled, or of a blob that was stored already. Without
+//! a hint it grows in place while nothing stands behind it; else it moves to one twice as long, so that in all at most
+//! twice the bytes are written. Where the disk has no space for that it grows by what is needed, and moves to one a
+//! quarter longer, with at most five times the bytes written. What is left over is punched. Written pages are sent to
+//! the disk as the stream goes, so that a small commit beside it does not wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -77,8 +78,9 @@ impl<M: Medium> Drop for Counted<M> {
 impl<M: Medium> GiveBack for Pack<M> {
     fn give_back(&self, region: Region) {
         if let Ok(writer) = self.writer() {
-            // The bytes are nobody's; a file system that can't punch keeps them until a compaction.
+            // A file system that can't punch keeps the bytes until another extent has them, or a compaction comes.
             let _ = writer.medium().punch(region.offset, region.bytes);
+            writer.holes().add(region);
         }
     }
 }
@@ -312,7 +314,19 @@ impl<M: Medium> BlobWriter<M> {
         let needed = hint.unwrap_or(length);
         let writer = self.pack.writer()?;
         let medium = writer.medium().as_ref();
-        let allocate = |bytes| writer.space().allocate(medium, bytes, PAGE_BYTES);
+        let fill_hole = |bytes| {
+            let region = writer.holes().take(bytes)?;
+            let allocated = medium.allocate(region.offset, bytes);
+            allocated.inspect_err(|_| self.pack.give_back(region)).ok().map(|()| region)
+        };
+        // At the end it can grow in place, as it may have to where its length is not known.
+        let allocate = |bytes| match hint.and_then(|_| fill_hole(bytes)) {
+            Some(region) => Ok(region),
+            None => match writer.space().allocate(medium, bytes, PAGE_BYTES) {
+                Err(error @ Error::LimitReached { .. }) => fill_hole(bytes).ok_or(error),
+                allocated => allocated,
+            },
+        };
         let Some(extent) = &mut self.extent else {
             let region = ahead(needed, hint.unwrap_or(FIRST_BYTES), allocate)?;
             let header = header_bytes(self.algorithm);

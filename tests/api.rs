@@ -748,6 +748,35 @@ fn the_limit_of_bytes_is_kept_and_removals_go_on_at_it() {
     store.put(&content(79, 100_000)).unwrap();
 }
 
+/// Who put a large blob again and again that was there, or cancelled many streams, was at the limit until a compaction
+/// came, with hardly anything stored.
+#[test]
+fn what_came_to_nothing_takes_no_bytes_of_the_limit() {
+    const LIMIT: u64 = 16 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::options().max_bytes(LIMIT).open(directory.path()).unwrap();
+    let large = content(80, 1 << 20);
+    let digest = store.put(&large).unwrap().digest;
+    for round in 0..40 {
+        assert_eq!(store.put(&large).unwrap().ref_count, 2 + round);
+        let mut stream = store.writer(Algorithm::Sha256).unwrap();
+        stream.write_all(&large).unwrap();
+        stream.cancel().unwrap();
+        let mut batch = store.batch();
+        batch.put(&content(100 + round, 1 << 20)).unwrap();
+        drop(batch);
+    }
+    let others: Vec<_> = (0..3).map(|number| store.put(&content(81 + number, 2 << 20)).unwrap().digest).collect();
+    assert!(store.path().metadata().unwrap().len() <= LIMIT);
+    let all = || [digest].into_iter().chain(others.iter().copied());
+    assert!(all().all(|digest| store.get(&digest).unwrap().verify().is_ok()));
+    assert!(store.verify().unwrap().damage.is_empty());
+    let path = store.path();
+    store.close().unwrap();
+    let store = Store::options().rebuild(&path).unwrap();
+    assert!(all().all(|digest| store.get(&digest).unwrap().verify().is_ok()));
+}
+
 #[test]
 fn a_compaction_refuses_open_writers_and_names_them() {
     let store = Store::temporary().unwrap();
