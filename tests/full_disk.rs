@@ -316,6 +316,9 @@ fn fill_all(place: &Path) {
         }
     }
     println!("{scenarios} full disks");
+    let only = std::env::var("BLOBPACK_DISK").ok();
+    let is_known = |only: &String| KINDS.iter().any(|(kind, _)| kind == only);
+    assert!(only.as_ref().is_none_or(is_known), "BLOBPACK_DISK={} is no kind of disk here", only.unwrap());
 }
 
 /// Does `work` in a child with mounts of its own, and gives it a directory for them.

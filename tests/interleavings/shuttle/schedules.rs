@@ -28,6 +28,8 @@ static EMPTY: OnceLock<Vec<u8>> = OnceLock::new();
 thread_local! {
     /// What the schedule of this moment was made from. A test has one thread, whatever shuttle runs on it.
     static SEED: Cell<u64> = const { Cell::new(0) };
+    /// The first seed of this run.
+    static FIRST: Cell<u64> = const { Cell::new(0) };
 }
 
 fn options() -> OpenOptions {
@@ -216,6 +218,7 @@ fn run(schedule: fn(u64), scheduler: impl FnOnce(u64, usize) -> Box<dyn Schedule
     name_seeds();
     let next = AtomicU64::new(seed);
     let body = move || {
+        FIRST.set(seed);
         SEED.set(next.fetch_add(1, Ordering::Relaxed));
         schedule(SEED.get());
     };
@@ -230,7 +233,10 @@ fn name_seeds() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             before(panic);
-            eprintln!("the operations were those of BLOBPACK_SEED={}", SEED.get());
+            let (first, this) = (FIRST.get(), SEED.get());
+            eprintln!("the operations were those of BLOBPACK_SEED={this}");
+            let schedules = this.saturating_sub(first) + 1;
+            eprintln!("BLOBPACK_SEED={first} BLOBPACK_SCHEDULES={schedules} ends with the same schedule");
         }));
     });
 }
