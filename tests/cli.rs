@@ -498,6 +498,34 @@ fn get_into_a_symbolic_link_writes_what_it_leads_to() {
     assert!(place.path("round").is_symlink());
 }
 
+/// The absolute path was asked for, which leads through a directory that the process may not enter.
+#[test]
+fn get_needs_no_way_to_the_directory_that_it_runs_in() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    let digest = place.put(b"hello");
+    let tool = place.path("tool");
+    fs::copy(env!("CARGO_BIN_EXE_blobpack"), &tool).unwrap();
+    let permit = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, mode) in [(place.directory.path(), 0o777), (&place.pack(), 0o644), (&tool, 0o755)] {
+        permit(path, mode);
+    }
+    let mut shell = Command::new("sh");
+    let script = "mkdir -p closed/open && cd closed/open && chmod 0 .. && ln -s new link && \"$@\" link && \"$@\" new";
+    shell.args(["-c", script, "sh"]).arg(&tool).arg("get").arg(place.pack()).args([&digest, "-o"]);
+    shell.current_dir(place.directory.path());
+    // No directory is closed to root.
+    if rustix::process::geteuid().is_root() {
+        shell.uid(65_534).gid(65_534);
+    }
+    let called = shell.output().unwrap();
+    permit(&place.path("closed"), 0o755);
+    Called::from(called).expect(code::DONE);
+    assert!(place.path("closed/open/link").is_symlink());
+    assert_eq!(fs::read(place.path("closed/open/new")).unwrap(), b"hello");
+}
+
 /// A hidden file with what had been written so far was left behind, for ever.
 #[cfg(target_os = "linux")]
 #[test]

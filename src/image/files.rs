@@ -157,17 +157,14 @@ pub fn beginning(name: &OsStr) -> String {
     name.to_string_lossy().chars().take(40).collect()
 }
 
-/// Where a path leads through symbolic links, be something there or not yet.
+/// Where a path leads through symbolic links, be something there or not yet. What leads to its directory stays as it
+/// is: the absolute path may be too long, or lead through directories that the process may not enter.
 #[doc(hidden)]
 pub fn through_links(path: &Path) -> io::Result<PathBuf> {
     // As many as Linux follows.
     const LINKS: usize = 40;
     let mut path = path.to_path_buf();
-    for _ in 0..LINKS {
-        match path.canonicalize() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            resolved => return resolved,
-        }
+    for _ in 0..=LINKS {
         match path.read_link() {
             Ok(to) => path = path.with_file_name(to),
             Err(_) => return Ok(path),
