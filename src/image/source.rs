@@ -107,14 +107,16 @@ impl Source {
         let chosen: Vec<&Candidate> = found.iter().filter(meant).collect();
         let Some(first) = chosen.first() else {
             return Err(match reference {
-                Some(reference) => files.blame.refused(reference, &format!("no such image: there {}", listed(&found))),
+                Some(reference) => {
+                    files.blame.refused(reference, &format!("no such image: there {}", listed(found.iter(), &found)))
+                }
                 None => files.blame.refused("", "holds no image"),
             });
         };
         if chosen.iter().any(|other| other.root.digest != first.root.digest) {
             let reason = format!(
                 "holds several images: choose one, with its name or digest after a colon; there {}",
-                listed(&found)
+                listed(chosen.into_iter(), &found)
             );
             return Err(files.blame.refused(reference.unwrap_or(""), &reason));
         }
@@ -180,17 +182,17 @@ fn is_meant(reference: Option<&str>, called: &[String], digest: &str) -> bool {
     reference.is_none_or(|reference| called.iter().any(|name| name == reference) || digest == reference)
 }
 
-/// The images' names, for errors; the digests of those that have none, or one that another image has too.
-fn listed(found: &[Candidate]) -> String {
+/// The images' names, for errors; the digests of those that have none, or one that another of `all` has too.
+fn listed<'a>(images: impl ExactSizeIterator<Item = &'a Candidate>, all: &[Candidate]) -> String {
     const MOST: usize = 8;
     let name = |candidate: &Candidate| {
         let own = candidate.called.first().filter(|name| {
-            found.iter().all(|other| other.root.digest == candidate.root.digest || !other.called.contains(name))
+            all.iter().all(|other| other.root.digest == candidate.root.digest || !other.called.contains(name))
         });
         own.map_or_else(|| candidate.root.digest.to_string(), |name| format!("{name:?}"))
     };
-    let names: Vec<String> = found.iter().take(MOST).map(name).collect();
-    let more = if found.len() > MOST { ", …" } else { "" };
+    let more = if images.len() > MOST { ", …" } else { "" };
+    let names: Vec<String> = images.take(MOST).map(name).collect();
     format!("are {}{more}", names.join(", "))
 }
 
