@@ -350,6 +350,7 @@ fn bad_layouts() -> Vec<Bad> {
     bad("index.json is too deep", "index.json", "too deep", &set("index.json", "[".repeat(100_000)));
     bad("index.json is too large", "index.json", "4194304 are the limit", &set("index.json", vec![b' '; 5 << 20]));
     bad("index.json has no list", "index.json", "missing field", &set("index.json", r#"{"schemaVersion":2}"#));
+    bad("index.json has no version", "index.json", "missing field", &set("index.json", r#"{"manifests":[]}"#));
     bad("index.json is empty", "", "holds no image", &set("index.json", r#"{"schemaVersion":2,"manifests":[]}"#));
     bad("index.json is new", "", "holds no image", &set("index.json", r#"{"schemaVersion":2,"manifests":null}"#));
     bad("a version of the future", "oci-layout", "has version", &set("oci-layout", r#"{"imageLayoutVersion":"2.0"}"#));

@@ -219,6 +219,9 @@ pub(super) fn is_blob(algorithm: &str, encoded: &str) -> Result<(), &'static str
 /// What is needed of `index.json`. A Go program writes an empty list as null: `umoci init` does.
 #[derive(Deserialize)]
 struct Index {
+    // What has none is no index.
+    #[serde(rename = "schemaVersion")]
+    _schema_version: u32,
     // Null is no list, and a field that is not there is something else.
     #[serde(deserialize_with = "Option::deserialize")]
     manifests: Option<Vec<Descriptor>>,
