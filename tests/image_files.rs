@@ -298,6 +298,8 @@ fn a_list_never_grows_longer_than_can_be_read() {
     index["annotations"]["x"] = json!("x".repeat(room));
     let full = index.to_string();
     fs::write(&path, &full).unwrap();
+    // It is refused before anything is written.
+    fs::remove_dir_all(place.path("out/blobs")).unwrap();
     let before = tree(&place.path("out"));
 
     let refused = place.export("oci:out:another").unwrap_err().to_string();
