@@ -37,7 +37,7 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
             resolved => return resolved,
         }
         // A directory that is not there: a file of that name would not be found by this path.
-        if path.as_os_str().as_bytes().ends_with(b"/") {
+        if [&b"/"[..], b"/."].iter().any(|end| path.as_os_str().as_bytes().ends_with(end)) {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
         let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
