@@ -428,12 +428,15 @@ fn a_spinner_needs_no_thread() {
     let fixture = Fixture::new();
     let copy = fixture.path("tool");
     fs::copy(TOOL, &copy).unwrap();
-    for path in [fixture.base.path(), &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let work = fixture.path("work");
+    for (path, mode) in
+        [(fixture.base.path(), 0o755), (&work, 0o755), (&work.join("store.pack"), 0o644), (&copy, 0o755)]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut limited = Command::new("bash");
     limited.args(["-c", "ulimit -u 1 && exec \"$0\" \"$@\""]).arg(&copy);
-    limited.args(["get", "store.pack", "sha256:2cf24dba"]).current_dir(fixture.path("work"));
+    limited.args(["get", "store.pack", "sha256:2cf24dba"]).current_dir(&work);
     // The limit is not for root.
     if rustix::process::geteuid().is_root() {
         limited.uid(65_534).gid(65_534);
