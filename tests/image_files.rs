@@ -303,7 +303,7 @@ fn a_list_never_grows_longer_than_can_be_read() {
     let before = tree(&place.path("out"));
 
     let refused = place.export("oci:out:another").unwrap_err().to_string();
-    assert!(refused.contains("index.json: has ") && refused.ends_with("4194304 are the limit"), "{refused}");
+    assert!(refused.contains("index.json: would have ") && refused.ends_with("4194304 are the limit"), "{refused}");
     assert!(tree(&place.path("out")) == before);
     // There already, or with a name that takes another's place, it is no longer than it was.
     place.export("oci:out:a").unwrap();

@@ -139,7 +139,8 @@ impl Layout<'_, '_> {
         let text = serde_json::to_vec(&index).expect("JSON values are written as they are");
         let size = text.len() as u64;
         if size > MANIFEST_BYTES_MAX {
-            return Err(self.blame.fault(INDEX, Fault::TooLarge { size, limit: MANIFEST_BYTES_MAX }));
+            let reason = format!("would have {size} bytes with this image, and {MANIFEST_BYTES_MAX} are the limit");
+            return Err(self.blame.refused(INDEX, &reason));
         }
         Ok(text)
     }
