@@ -64,8 +64,12 @@ impl Target {
     pub fn publish(self) -> io::Result<()> {
         let (name, target) = match self {
             Target::Direct(_) => return Ok(()),
-            // Only what has a name can take the place of another file.
             Target::Nameless { file, target } => {
+                match link_nameless(&file, &target) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    done => return done,
+                }
+                // Only what has a name can take the place of another file.
                 let ((), name) = under_a_name_beside(&target, |name| link_nameless(&file, name))?;
                 (name, target)
             }
