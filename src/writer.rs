@@ -6,8 +6,9 @@
 //! needed, and may have the bytes of one that came to nothing: cancelled, or of a blob that was stored already. Without
 //! a hint it grows in place while nothing stands behind it; else it moves to one twice as long, so that in all at most
 //! twice the bytes are written. Where the disk has no space for that it grows by what is needed, and moves to one a
-//! quarter longer, with at most five times the bytes written. What is left over is punched. Written pages are sent to
-//! the disk as the stream goes, so that a small commit beside it does not wait for them.
+//! quarter longer, with at most five times the bytes written. At the limit of bytes it has those of one that came to
+//! nothing too. What is left over is punched. Written pages are sent to the disk as the stream goes, so that a small
+//! commit beside it does not wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -264,7 +265,7 @@ impl<M: Medium> BlobWriter<M> {
             self.buffer.extend_from_slice(bytes);
             self.written = length;
             // The blob is large for sure: its space is asked for now, so that a full disk shows early.
-            return if length >= LARGE_BYTES && self.extent.is_none() { self.make_room(length) } else { Ok(()) };
+            return if length >= LARGE_BYTES && self.extent.is_none() { self.make_room(length, 0) } else { Ok(()) };
         }
         self.write_buffer()?;
         self.write_out(bytes)?;
@@ -291,7 +292,7 @@ impl<M: Medium> BlobWriter<M> {
             return Ok(());
         }
         let end = at + bytes.len() as u64;
-        self.make_room(end)?;
+        self.make_room(end, at)?;
         let extent = self.extent.as_ref().expect("room was made in an extent");
         let medium = self.pack.writer()?.medium();
         medium
@@ -304,8 +305,8 @@ impl<M: Medium> BlobWriter<M> {
         Ok(())
     }
 
-    /// Sees to it that the extent takes `length` payload bytes.
-    fn make_room(&mut self, length: u64) -> Result<()> {
+    /// Sees to it that the extent takes `length` payload bytes, of which it has the first `full`.
+    fn make_room(&mut self, length: u64, full: u64) -> Result<()> {
         let room = self.extent.as_ref().map_or(0, Extent::room);
         if length <= room {
             return Ok(());
@@ -335,13 +336,16 @@ impl<M: Medium> BlobWriter<M> {
             return Ok(());
         };
         let extend = |bytes| writer.space().extend(medium, &mut extent.region, bytes);
-        if ahead(needed, hint.unwrap_or(room + room.min(GROW_BYTES_MAX)), extend)? {
-            return Ok(());
-        }
+        let limit = match ahead(needed, hint.unwrap_or(room + room.min(GROW_BYTES_MAX)), extend) {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            // What came to nothing may have room for it elsewhere.
+            Err(error @ Error::LimitReached { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
         let needed = hint.unwrap_or(length.max(room + room / 4));
-        let region = ahead(needed, hint.unwrap_or(2 * room), allocate)?;
+        let region = ahead(needed, hint.unwrap_or(2 * room), allocate).map_err(|error| limit.unwrap_or(error))?;
         let moved = Extent { region, header: extent.header, owner: extent.owner.clone() };
-        let full = self.written - self.buffer.len() as u64;
         copy(medium, extent.payload(), moved.payload(), full)?;
         self.extent = Some(moved);
         self.sent = 0;

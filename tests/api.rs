@@ -777,6 +777,29 @@ fn what_came_to_nothing_takes_no_bytes_of_the_limit() {
     assert!(all().all(|digest| store.get(&digest).unwrap().verify().is_ok()));
 }
 
+/// A stream that grew at the end of the file met the limit there, whatever lay free before it.
+#[test]
+fn a_stream_that_meets_the_limit_goes_on_where_another_came_to_nothing() {
+    const LIMIT: u64 = 12 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::options().max_bytes(LIMIT).open(directory.path()).unwrap();
+    // Log and index have room for more from here on.
+    store.put(&content(0, 100)).unwrap();
+    let mut stream = store.writer(Algorithm::Sha256).unwrap().size_hint(8 << 20);
+    stream.write_all(&content(1, 1 << 20)).unwrap();
+    stream.cancel().unwrap();
+    let bytes = content(2, 5 << 20);
+    let mut stream = store.writer(Algorithm::Sha256).unwrap();
+    bytes.chunks(100_000).for_each(|piece| stream.write_all(piece).unwrap());
+    let digest = stream.commit().unwrap().digest;
+    assert!(store.get(&digest).unwrap()[..] == bytes[..]);
+    let mut stream = store.writer(Algorithm::Sha256).unwrap();
+    let _ = stream.write_all(&content(3, 9 << 20));
+    assert!(matches!(stream.commit(), Err(Error::LimitReached { needed, .. }) if needed > LIMIT));
+    assert!(store.path().metadata().unwrap().len() <= LIMIT);
+    assert_eq!(store.verify().unwrap().damage, []);
+}
+
 #[test]
 fn a_compaction_refuses_open_writers_and_names_them() {
     let store = Store::temporary().unwrap();
