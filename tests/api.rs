@@ -848,6 +848,12 @@ fn a_compaction_replaces_nothing_that_is_not_the_pack() {
     std::fs::rename(at("moved"), store.path()).unwrap();
     store.compact().unwrap();
     assert_eq!(store.verify().unwrap().blobs, 2);
+    // A link to where it is now is not the pack: it would be replaced, and the pack left behind.
+    std::fs::rename(at("pack"), at("moved")).unwrap();
+    std::os::unix::fs::symlink(at("moved"), at("pack")).unwrap();
+    let error = store.compact().unwrap_err();
+    assert!(matches!(&error, Error::Moved { path } if *path == store.path()), "{error}");
+    assert!(at("pack").symlink_metadata().unwrap().is_symlink());
 }
 
 #[test]

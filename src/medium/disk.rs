@@ -381,7 +381,7 @@ impl Medium for Disk {
     }
 
     fn at_path(&self) -> io::Result<AtPath> {
-        directory::at_path(&self.file, &self.path)
+        directory::at_path(&self.file, &self.path, self.write)
     }
 
     fn blocks(&self) -> io::Result<u64> {

@@ -139,7 +139,7 @@ pub trait Medium: Send + Sync + Sized + 'static {
     fn links(&self) -> io::Result<u64>;
 
     /// What the path leads to. After locking, a writer goes on only with [`AtPath::Same`]; a reader stays with what it
-    /// has unless it is [`AtPath::Other`].
+    /// has unless it is [`AtPath::Other`]. To a writer, who would take its place, a link to the file is another one.
     fn at_path(&self) -> io::Result<AtPath>;
 
     /// Bytes that the file takes up on the disk.

@@ -102,7 +102,7 @@ pub(super) fn create_named(path: &Path, mode: u32) -> io::Result<(File, Lock, Na
 /// Locks a new file. `None`: somebody's clean-up was quicker, and has removed it or is about to.
 fn lock_new(file: &File, temporary: &Path) -> io::Result<Option<Lock>> {
     let again = lock::open_again(file, temporary)?;
-    let ours = lock::try_exclusive(&again)? && at_path(file, temporary)? == AtPath::Same;
+    let ours = lock::try_exclusive(&again)? && at_path(file, temporary, true)? == AtPath::Same;
     Ok(ours.then(|| Lock::held(again)))
 }
 
@@ -152,11 +152,12 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What a path leads to, seen from a file.
-pub(super) fn at_path(file: &File, path: &Path) -> io::Result<AtPath> {
+/// What a path leads to, seen from a file. Who writes may put another file there: in the place of a link, whatever that
+/// leads to.
+pub(super) fn at_path(file: &File, path: &Path, write: bool) -> io::Result<AtPath> {
     use io::ErrorKind::{NotADirectory, NotFound};
     let own = file.metadata()?;
-    match fs::metadata(path) {
+    match if write { fs::symlink_metadata(path) } else { fs::metadata(path) } {
         Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => Ok(AtPath::Same),
         Ok(_) => Ok(AtPath::Other),
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(AtPath::Missing),
