@@ -19,6 +19,8 @@ mod decide;
 mod faults;
 #[path = "crash/history.rs"]
 mod history;
+#[path = "crash/holes.rs"]
+mod holes;
 #[path = "crash/medium.rs"]
 mod medium;
 #[path = "crash/model.rs"]
