@@ -61,7 +61,6 @@ models! {
     counts_do_not_go_back_on_the_fast_path: 1,
     a_blob_that_comes_back_has_the_counts_of_one_life: 2,
     a_blob_that_comes_back_has_the_counts_of_one_life_on_the_fast_path: 2,
-    a_region_that_is_used_again_has_the_counts_of_one_life: 1,
 }
 
 /// Runs `reads` beside `writes`.
@@ -349,16 +348,6 @@ fn a_region_that_is_used_again_hides_nothing_from_the_fast_path() {
 
 fn a_region_that_is_used_again_hides_nothing_behind_the_end_of_a_segment() {
     region_used_again(find_fast, 1);
-}
-
-/// The region's second life has the record in another slot, with other counts.
-fn a_region_that_is_used_again_has_the_counts_of_one_life() {
-    let found: Find = |view, content| {
-        let references = references_fast(view, content);
-        assert!(references == Some(1) || references == Some(2), "{references:?}");
-        Some(1)
-    };
-    region_used_again(found, 0);
 }
 
 /// A directory of one entry becomes one of two: who took the live word for the first looks into the wrong half.
