@@ -117,9 +117,9 @@ impl OpenOptions {
         self
     }
 
-    /// The longest that the file may become, in bytes; what needs more fails with [`Error::LimitReached`]. It counts what
-    /// a compaction would give back, too: removed blobs, and large ones that were cancelled or stored already before
-    /// the pack was opened this time.
+    /// The longest that the file may become, in bytes; what needs more fails with [`Error::LimitReached`]. It counts
+    /// what a compaction would give back, too: removed blobs, and large ones that were cancelled or stored already
+    /// before the pack was opened this time.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> OpenOptions {
         self.max_bytes = bytes.min(FILE_BYTES_MAX);
