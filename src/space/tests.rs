@@ -41,6 +41,27 @@ fn region(offset: u64, bytes: u64) -> Region {
     Region { offset: Offset(offset), bytes }
 }
 
+/// A second try found its room before the end of the file, which was then not given back.
+#[test]
+fn what_was_found_of_too_little_room_is_given_back() {
+    let (directory, medium) = file();
+    let mut space = empty();
+    let first = space.allocate(&medium, PAGE, PAGE).unwrap();
+    let mut punched = |fault, allocated| {
+        space.is_allocated_to(allocated);
+        directory.record(true);
+        directory.fail_step(0, fault);
+        space.allocate(&medium, 3 * PAGE, PAGE).unwrap_err();
+        assert_eq!(space.end(), Offset(first.end()));
+        actions(&directory).into_iter().filter(|action| matches!(action, Action::Punch { .. })).collect::<Vec<_>>()
+    };
+    let punch = |offset, length| [Action::Punch { offset: Offset(offset), length }];
+    assert_eq!(punched(Fault::Full, 0), punch(first.end(), 3 * PAGE));
+    assert_eq!(punched(Fault::Full, 0), punch(first.end(), 3 * PAGE));
+    assert_eq!(punched(Fault::Full, first.end() + PAGE), punch(first.end() + PAGE, 2 * PAGE), "what was there stays");
+    assert_eq!(punched(Fault::Io, 0), []);
+}
+
 #[test]
 fn space_comes_from_the_end_of_the_file_and_goes_back_there() {
     let (directory, medium) = file();
