@@ -175,12 +175,10 @@ fn read<M: Medium, T: FromBytes + IntoBytes>(medium: &M, at: Offset, length: u64
 
 /// Why neither of two superblocks counts: both are damaged, or the file was cut off.
 fn none_counts(path: &Path, identity: Identity, copies: [Option<Superblock>; 2], length: u64) -> Error {
-    // All that they lack is the rest of the file.
+    // All that they lack is the rest of the file: nothing that they name lies behind the end that they know.
     let whole = copies.iter().flatten().filter(|copy| copy.identity == identity && is_sound(copy, u64::MAX));
     let what = match whole.map(|copy| copy.end.get()).max() {
-        Some(end) if end > length => {
-            format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}")
-        }
+        Some(end) => format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}"),
         None if length < SPACE_AT.0 => "the file was cut off".to_owned(),
         _ => return Error::damaged(path, SUPERBLOCKS_AT[0].0, "both superblocks are damaged"),
     };

@@ -174,6 +174,9 @@ fn what_is_no_pack_is_told_apart_from_a_damaged_and_from_a_newer_one() {
     holds(text(whole, Some(sound.identity), [None, None]), true, "cut off");
     holds(text(65_536, Some(sound.identity), [None, None]), true, "cut off");
     holds(text(65_537, Some(sound.identity), [None, None]), true, "offset 65537: the file was cut off");
+    let space = usize::try_from(SPACE_AT.0).unwrap();
+    holds(text(space - 1, Some(sound.identity), [None, None]), true, "the file was cut off");
+    holds(text(space, Some(sound.identity), [None, None]), true, "both superblocks are damaged");
     let told = "offset 1048575: the file was cut off: it has 1048575 bytes, and its checkpoint says 1048576";
     for copies in [[Some(sound), None], [Some(broken), Some(sound)]] {
         holds(text((1 << 20) - 1, Some(sound.identity), copies), true, told);
