@@ -252,12 +252,7 @@ fn a_power_cut_after_a_kill_keeps_what_the_next_process_acknowledged() {
     let history = History::record(seed, 70, &[50], &options());
     let kills: Vec<usize> = (history.created + 1..=history.steps.len()).step_by(31).collect();
     in_parallel(kills, |upto| {
-        let mut power = Power::default();
-        history.steps[..upto - 1].iter().for_each(|step| power.make(step));
-        power.begin(&history.steps[upto - 1]);
-        let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
-        directory.set_boot(history.boot);
-        directory.record(true);
+        let (mut power, directory) = history.killed(upto);
         let first = directory.step_count();
         let mut allowed = history.allowed(upto - 1);
         allowed.extend(history.allowed(upto));

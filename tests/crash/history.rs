@@ -7,6 +7,7 @@ use blobpack::store::How;
 use blobpack::{Error, OpenOptions, Store};
 
 use super::model::{Contents, Generator, Model, Op, run};
+use super::power::Power;
 
 /// The longest that a simulated file can become. Of so much memory at once the allocator asks the system anew each time,
 /// and need not zero it.
@@ -129,6 +130,18 @@ impl History {
             before = done.after.clone();
         }
         vec![before]
+    }
+
+    /// A process that is killed in the middle of the last one of so many steps: what the disk has then, for a power
+    /// cut, and what the next process finds, whose steps are recorded.
+    pub fn killed(&self, upto: usize) -> (Power, SimDirectory) {
+        let mut power = Power::default();
+        self.steps[..upto - 1].iter().for_each(|step| power.make(step));
+        power.begin(&self.steps[upto - 1]);
+        let directory = SimDirectory::replay(&self.steps, upto, FILE_BYTES_MAX);
+        directory.set_boot(self.boot);
+        directory.record(true);
+        (power, directory)
     }
 
     /// The operation that a step belongs to, for messages.

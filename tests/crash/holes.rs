@@ -207,12 +207,7 @@ fn what_got_such_bytes_after_a_kill_survives_a_power_cut() {
         let history = record(seed, 60, &options().durability(durability));
         let kills: Vec<usize> = (history.created + 1..=history.steps.len()).step_by(37).collect();
         in_parallel(kills, |upto| {
-            let mut power = Power::default();
-            history.steps[..upto - 1].iter().for_each(|step| power.make(step));
-            power.begin(&history.steps[upto - 1]);
-            let directory = SimDirectory::replay(&history.steps, upto, FILE_BYTES_MAX);
-            directory.set_boot(history.boot);
-            directory.record(true);
+            let (mut power, directory) = history.killed(upto);
             let first = directory.step_count();
             let reader = open_read_only(&directory).unwrap();
             let store = open(&directory, &options()).unwrap();
