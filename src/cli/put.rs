@@ -241,7 +241,8 @@ impl<'f> Ingest<'_, 'f> {
         let outcomes = batch.commit().map_err(|error| match error {
             Error::Batch { index, source } => {
                 // With a name there are two operations for the one file.
-                let name = waiting[index.min(waiting.len() - 1)].name.to_string_lossy();
+                let file = waiting.get(index).or(waiting.last());
+                let name = file.map_or_else(|| "-".into(), |file| file.name.to_string_lossy());
                 Failure::from(*source).about(&name)
             }
             error => error.into(),
