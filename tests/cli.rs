@@ -853,6 +853,18 @@ fn verify_lists_all_damage() {
 }
 
 #[test]
+fn verify_says_what_it_did_not_look_at() {
+    let place = Place::new();
+    place.put(b"hello");
+    assert_keys(&place.json(["verify", "--json", "store.pack"]), &["blobs", "bytes", "damage"]);
+    let _writer = Store::open(place.pack()).unwrap();
+    let verified = place.json(["verify", "--json", "store.pack"]);
+    assert_eq!(verified, serde_json::json!({"blobs": 1, "bytes": 5, "damage": [], "partial": true}));
+    let note = place.call(["verify", "store.pack"]).expect(code::DONE).stderr;
+    assert!(note.contains("counts and index were not compared"), "{note}");
+}
+
+#[test]
 fn verify_repairs_an_index() {
     let place = Place::new();
     let digest = place.put(b"hello");

@@ -34,7 +34,8 @@ keeps what stands before the damage. Each name that it has to remove is told. \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
 --json prints one object: {\"blobs\",\"bytes\",\
-\"damage\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...]}.")]
+\"damage\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...]}, with \"partial\":true where counts and index \
+were not compared.")]
 pub struct Verify {
     #[command(flatten)]
     pack: WritePack,
@@ -51,7 +52,7 @@ struct Report {
     blobs: u64,
     bytes: u64,
     damage: Vec<Finding>,
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     partial: bool,
 }
 
