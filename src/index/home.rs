@@ -35,7 +35,8 @@
 //!
 //! Not built: a line of fingerprints in each segment, a byte a slot. Beside a pack of a million blobs an unknown digest
 //! takes 26 ns with such lines in a model, 90 by the loop of `find_in_segment` alone, and 147 as it is; a known one
-//! takes 8 % longer with them. The format would have to change.
+//! takes 8 % longer with them. Eight bytes a slot, with the frame's place, so that a get needs no record: 101 to 104 ns
+//! beside 112 of a plain search, and 40 for an unknown digest. The format would have to change.
 
 use std::hint::select_unpredictable;
 use std::mem::offset_of;
