@@ -55,7 +55,7 @@ pub fn write<M: Medium>(
         _ => {}
     }
     options.step("make the directory");
-    fs::create_dir_all(directory).map_err(|e| Error::io("make a directory", directory, e))?;
+    make_directories(directory)?;
     let lock = File::open(directory).map_err(|e| Error::io("open a directory", directory, e))?;
     fs2::FileExt::lock_exclusive(&lock).map_err(|e| Error::io("lock a directory", directory, e))?;
     let mut layout = Layout { directory, blame, options, written_blobs: 0, written_bytes: 0 };
@@ -259,6 +259,15 @@ fn write_whole(
             Err(error) => Error::io("write", path, error),
         }
     })
+}
+
+/// Makes a directory and those above it, with names that last.
+fn make_directories(directory: &Path) -> Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let new: Vec<&Path> = directory.ancestors().take_while(missing).collect();
+    fs::create_dir_all(directory).map_err(|e| Error::io("make a directory", directory, e))?;
+    let above = new.iter().filter_map(|path| path.parent());
+    above.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }).try_for_each(sync_directory)
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
