@@ -59,7 +59,7 @@ impl<M: Medium> Writer<M> {
         let mut decided =
             Decided { done: Vec::with_capacity(count), frames: Vec::new(), published: Vec::with_capacity(count) };
         let single = operations.list.len() == 1;
-        if single && removals_only {
+        if single && (removals_only || operations.sets_names()) {
             changes.cut_after(self.settings.tuning.removal_images);
         }
         let marker = self.source.identity().marker.get();

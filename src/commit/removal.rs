@@ -51,6 +51,13 @@ impl<M: Medium> Writer<M> {
         if state.moved {
             return Ok(Err(operations));
         }
+        if let Operation::SetName(new) = &operations.list[0]
+            && (Hidden { view: &*self.source.renew()? }).name(&new.name)?.is_none()
+        {
+            // Another caller has removed the name meanwhile: nothing goes, and the name needs a frame.
+            drop((state, superblocks));
+            return self.commit(operations);
+        }
         let mut applied = lock(&self.applied);
         let before = {
             let mut space = lock(&self.space);
@@ -180,7 +187,9 @@ fn give_up<R: Records>(changes: &mut Changes<'_, R>, operation: &Operation) -> R
         Operation::Dereference(digest) => changes.dereference(digest),
         Operation::Unlink(to, from) => changes.unlink(to, from),
         Operation::RemoveName(name) => changes.remove_name(name),
-        _ => unreachable!("no other operation removes blobs and asks for nothing"),
+        // It is there, so that it needs no frame.
+        Operation::SetName(new) => Ok(changes.set_name(&new.name, new.tag, Offset::NONE, &new.digest)?.removed),
+        _ => unreachable!("no other operation removes blobs"),
     }
 }
 

@@ -63,6 +63,41 @@ fn the_blob_that_a_name_keeps_goes_in_parts_too() {
     assert_eq!((store.stats().unwrap().blobs, store.stats().unwrap().names), (0, 0));
 }
 
+/// What setting this name to a blob came to, where the writer is asked.
+fn set(store: &Store<Sim>, name: &Name, digest: &Digest, in_parts: bool) -> Removed {
+    let (pack, mut operations) = (store.shared().pack(), Operations::default());
+    let writer = pack.writer().unwrap();
+    operations.set_name(writer.source().tagger(), name, digest);
+    let done = if in_parts { writer.remove_in_parts(operations) } else { writer.commit(operations) };
+    match done.unwrap().ok().unwrap().as_slice() {
+        [Done::Removed(removed)] => removed.clone(),
+        _ => unreachable!("one operation was asked for"),
+    }
+}
+
+#[test]
+fn what_had_a_name_goes_in_parts_when_another_blob_gets_it() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let name = Name::new("a").unwrap();
+    store.set_name(&name, &root).unwrap();
+    let other = store.put(b"other").unwrap().digest;
+    let removed = set(&store, &name, &other, false);
+    assert_eq!(removed.blobs(), 21);
+    assert!(removed.listed_in.len() > 2, "in {} parts", removed.listed_in.len());
+    assert_eq!((store.name(&name).unwrap(), store.stats().unwrap().blobs), (other, 1));
+    assert!(store.verify().unwrap().damage.is_empty());
+}
+
+/// It was there when the removal was decided.
+#[test]
+fn a_name_that_another_caller_has_removed_meanwhile_is_a_new_one() {
+    let (_, store, root) = tree(Durability::PowerLoss);
+    let name = Name::new("a").unwrap();
+    assert_eq!(set(&store, &name, &root, true), Removed::default());
+    assert_eq!((store.name(&name).unwrap(), store.stats().unwrap().blobs), (root, 21));
+    assert!(store.verify().unwrap().damage.is_empty());
+}
+
 #[test]
 fn a_batch_of_removals_is_never_done_in_parts() {
     let (_, store, root) = tree(Durability::PowerLoss);
