@@ -32,6 +32,8 @@ pub struct Superblocks {
     pub slot: usize,
     /// The other one, if it is valid.
     pub older: Option<Superblock>,
+    /// The other one, if it is newer and would count, were the file as long as it says.
+    pub cut_off: Option<Superblock>,
 }
 
 impl Superblocks {
@@ -79,7 +81,10 @@ impl Superblocks {
             (None, Some(b)) => (b, 1, None),
             (None, None) => return Err(none_counts(medium.path(), identity, copies, length)),
         };
-        Ok(Superblocks { identity, newest, slot, older })
+        let cut_off = copies[1 - slot].filter(|copy| {
+            copy.identity == identity && is_sound(copy, u64::MAX) && copy.sequence.get() > newest.sequence.get()
+        });
+        Ok(Superblocks { identity, newest, slot, older, cut_off })
     }
 
     /// The lowest sequence that a superblock in the file has.
@@ -102,7 +107,7 @@ impl Superblocks {
         medium
             .write_at(SUPERBLOCKS_AT[slot], &[next.as_bytes()], true)
             .map_err(|e| Error::io("write a superblock", medium.path(), e))?;
-        (self.older, self.newest, self.slot) = (Some(self.newest), next, slot);
+        (self.older, self.newest, self.slot, self.cut_off) = (Some(self.newest), next, slot, None);
         Ok(())
     }
 
@@ -146,7 +151,7 @@ impl Superblocks {
                 .write_at(at, &[superblock.as_bytes()], false)
                 .map_err(|e| Error::io("write a superblock", medium.path(), e))?;
         }
-        Ok(Superblocks { identity: blank.identity, newest: second, slot: 1, older: Some(first) })
+        Ok(Superblocks { identity: blank.identity, newest: second, slot: 1, older: Some(first), cut_off: None })
     }
 
     /// Refuses what this code does not know: features without which nothing can be read, or, for writing, written.

@@ -586,6 +586,44 @@ fn what_a_repair_cuts_off_is_not_written_over() {
     assert_eq!((store.recovery().lost_commits, all(&store).len()), (0, 1 + 63));
 }
 
+/// Where a file was cut off between the ends of its two superblocks the older one counted, and what the log had held
+/// behind that was gone without a word.
+#[test]
+fn a_file_that_was_cut_off_behind_its_older_superblock_is_damaged() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let first = store.put(&content(100, 100_000)).unwrap().digest;
+    store.checkpoint().unwrap();
+    let older_end = directory.bytes(PACK).unwrap().len();
+    for seed in 0..20 {
+        store.put(&content(seed, 15_000)).unwrap();
+    }
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let mut damaged = 0;
+    for length in (older_end..bytes.len()).step_by(10_000) {
+        let directory = inserted(bytes[..length].to_vec(), FILE_BYTES_MAX);
+        let reader = read_only(&directory);
+        let error = match open_simulated(&directory, &small(), How::Open) {
+            Ok(store) => {
+                assert_eq!((all(&store).len(), reader.unwrap().list().count()), (21, 21), "{length}");
+                continue;
+            }
+            Err(error) => error,
+        };
+        damaged += 1;
+        assert!(error.is_damage() && error.to_string().contains("cut off"), "{error}");
+        assert_eq!(reader.unwrap_err().to_string(), error.to_string());
+        let store = open_simulated(&directory, &small(), How::Repair).unwrap();
+        store.get(&first).unwrap().verify().unwrap();
+        store.put(b"goes on").unwrap();
+        let kept = all(&store);
+        store.close().unwrap();
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        assert_eq!((all(&store), store.verify().unwrap().damage), (kept, Vec::new()));
+    }
+    assert!(damaged > 10, "{damaged}");
+}
+
 /// Either superblock alone leads to what was written after a cut.
 #[test]
 fn after_a_cut_one_superblock_can_rot_too() {

@@ -49,9 +49,12 @@ impl Scan {
         let mut scan =
             Scan { marker, groups, chunks, from, tail: from, report: Recovery::default(), residue: false, cut: false };
         scan.cut_at_torn_payload(medium, marker, file_bytes)?;
-        let mut damage = None;
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
         let tail = scan.tail;
+        // A checkpoint is written once all that it names is durable, the file's length too.
+        let is_cut_off = superblocks.cut_off.is_some_and(|newer| newer.tail.get() > tail.at.0);
+        let mut damage =
+            is_cut_off.then_some((Offset(file_bytes), "the file was cut off: its newest checkpoint is longer"));
         scan.chunks.retain(|passed| passed.chunk.offset <= tail.chunk);
         let sequence = newest.sequence.get();
         if let Some(group) = scan.groups.iter().find(|group| group.sequence > sequence + 1) {

@@ -11,7 +11,7 @@ use crate::recovery::tests::file;
 
 fn superblocks(slots: u32, end: u64) -> Superblocks {
     let newest = Superblock { slots: U32::new(slots), end: U64::new(end), ..Superblock::new_zeroed() };
-    Superblocks { identity: newest.identity, newest, slot: 0, older: None }
+    Superblocks { identity: newest.identity, newest, slot: 0, older: None, cut_off: None }
 }
 
 /// The bytes of memory, and where they stand.

@@ -37,7 +37,7 @@ impl Pack {
             ..Superblock::new_zeroed()
         };
         newest.identity.marker = U64::new(MARKER);
-        let superblocks = Superblocks { identity: newest.identity, newest, slot: 0, older: None };
+        let superblocks = Superblocks { identity: newest.identity, newest, slot: 0, older: None, cut_off: None };
         Pack { directory, medium, superblocks, end: tail(START + 64, CHUNK_END) }
     }
 
