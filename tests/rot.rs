@@ -832,6 +832,20 @@ fn the_tool_names_what_rots_and_what_it_takes_with_it() {
     for digest in [&layer, &manifest] {
         assert_eq!(run(&["get", pack, digest]).0, 0);
     }
+
+    // Such a commit, and a blob: nothing was listed, as a verification after the repair never came.
+    let mut bytes = sound.clone();
+    flip(&mut bytes, (blob + 64 + 500) * 8);
+    flip(&mut bytes, (commit + 70) * 8);
+    std::fs::write(&path, bytes).unwrap();
+    let list = |arguments: &[&str]| run(&[arguments, &["--json", pack]].concat());
+    let (code, said) = list(&["verify"]);
+    let listed = said.lines().next().unwrap();
+    assert!(code == 4 && listed.contains(&layer), "{said}");
+    let (code, said) = list(&["verify", "--repair"]);
+    assert!(code == 4 && said.contains("no new log could be made"), "{said}");
+    assert_eq!(said.lines().next(), Some(listed));
+    assert_eq!(run(&["get", pack, &manifest]).0, 0);
 }
 
 /// A file system in a file, whose end is cut off while it is mounted: what lies there can't be read.

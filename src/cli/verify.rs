@@ -127,8 +127,16 @@ impl Verify {
         match options.rebuild(&self.pack.path) {
             Err(error) if error.is_damage() => {
                 let store = options.open(&self.pack.path)?;
-                store.compact()?;
-                note("made a new log from the index");
+                match store.compact() {
+                    // What is lost keeps it from being copied: the list at the end names all of that.
+                    Err(error) if error.is_damage() => {
+                        note(&format!("no new log could be made from the index: {error}"));
+                    }
+                    made => {
+                        made?;
+                        note("made a new log from the index");
+                    }
+                }
                 Ok(store)
             }
             rebuilt => Ok(made_anew(rebuilt)?),
