@@ -163,8 +163,11 @@ fn whole_pages<M: Medium>(medium: &M, limit: u64) -> Result<u64> {
         return Err(Error::LimitReached { path: medium.path().into(), needed: end, limit });
     }
     let needed = end - file_bytes;
-    medium.allocate(Offset(file_bytes), needed).map_err(|e| no_space(medium, needed, e))?;
-    Ok(end)
+    match medium.allocate(Offset(file_bytes), needed) {
+        // On a full disk a hole does: nothing is written into it.
+        Err(error) if length(medium)? < end => Err(no_space(medium, needed, error)),
+        _ => Ok(end),
+    }
 }
 
 /// Gives back what was allocated behind the file's end, most likely because the disk is full: nothing names it before

@@ -401,6 +401,49 @@ fn what_does_not_fit_takes_nothing_from_others_however_often_it_is_tried() {
     });
 }
 
+/// Where blocks are smaller than pages, as on small disks of ext4, what was found for a put that did not fit left a file
+/// that did not end with a page, and on a full disk nobody could open it to give something up.
+#[test]
+fn what_does_not_fit_on_a_disk_of_small_blocks_leaves_a_pack_that_can_be_opened_there() {
+    with_own_mounts(|place| {
+        let make = ["mkfs.ext4", "-q", "-F", "-b", "1024", "-m", "0"];
+        let Some(disk) = Disk::new(place, "ext4", &make) else {
+            return common::skipped("a disk of small blocks needs mkfs.ext4 and loop devices");
+        };
+        let path = disk.at.join("blobs.pack");
+        let store = Store::open(&path).unwrap();
+        let digests: Vec<Digest> = (0..8).map(|seed| store.put(&content(seed, 1000)).unwrap().digest).collect();
+        store.close().unwrap();
+        let rest = File::create(disk.at.join("rest")).unwrap();
+        let mut rest_bytes = 0;
+        let ballast = Ballast::new(&disk.at);
+        for (blocks, digest) in (1..=7).zip(&digests) {
+            ballast.give(blocks << 10);
+            let refused = Store::open(&path).and_then(|store| store.put(&content(100, 3_000_000)));
+            assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+            while rest.write_all_at(&[7; 1024], rest_bytes).is_ok() {
+                rest_bytes += 1024;
+                rustix::fs::syncfs(&rest).unwrap();
+            }
+            let length = std::fs::metadata(&path).unwrap().len();
+            let opened = Store::open(&path);
+            let store = opened.unwrap_or_else(|error| panic!("{blocks} blocks, {length} bytes: {error}"));
+            assert_eq!(store.dereference(digest).unwrap().blobs(), 1);
+            store.close().unwrap();
+        }
+        // A process that is killed, or an earlier version, may leave such an end.
+        let length = std::fs::metadata(&path).unwrap().len();
+        File::options().write(true).open(&path).unwrap().set_len(length + 1024).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.dereference(&digests[7]).unwrap().blobs(), 1);
+        store.close().unwrap();
+        drop(ballast);
+        let store = Store::open(&path).unwrap();
+        store.put(&content(100, 3_000_000)).unwrap();
+        assert_eq!((store.list().count(), store.verify().unwrap().damage), (1, Vec::new()));
+    });
+}
+
 /// The disk is a file on a disk that is full: what has a place in it can be written, and nothing else.
 fn fail_writes(place: &Path) {
     const GOOD_BYTES: usize = 6 << 20;

@@ -223,6 +223,15 @@ impl Medium for Disk {
                 self.store_by_pwrite();
                 if end.0 > self.length()? { self.file.set_len(end.0) } else { Ok(()) }
             }
+            Err(error) if is_full(&error) => {
+                // What was found before made the file longer. Blocks may be smaller than pages: the rest of the last
+                // page becomes a hole, which needs no space now, nor when the pack is opened next.
+                let length = self.length()?;
+                if length % PAGE_BYTES != 0 {
+                    let _ = self.file.set_len(align_up(length, PAGE_BYTES));
+                }
+                Err(error)
+            }
             done => done,
         }
     }
