@@ -1109,6 +1109,36 @@ fn a_process_with_little_address_space_works_too() {
     }
 }
 
+/// The new file had its name already when no descriptor was left to open the directory with: what had failed was done.
+#[test]
+fn what_no_descriptor_is_left_for_leaves_all_as_it_was() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    place.write("content", b"a blob");
+    let inode = || fs::metadata(place.pack()).map(|found| found.ino()).ok();
+    let (mut done, mut refused) = (0, 0);
+    for call in [&["put", "store.pack", "content"][..], &["compact", "store.pack"]] {
+        for descriptors in 4..24 {
+            if call[0] == "put" {
+                let _ = fs::remove_file(place.pack());
+            }
+            let before = inode();
+            let mut limited = Command::new("sh");
+            limited.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""));
+            limited.arg(env!("CARGO_BIN_EXE_blobpack")).args(call).current_dir(place.directory.path());
+            let output = limited.output().unwrap();
+            if output.status.success() {
+                done += 1;
+                continue;
+            }
+            refused += 1;
+            assert_eq!(inode(), before, "{call:?} with {descriptors}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    assert!(done > 10 && refused > 2, "{done} {refused}");
+    place.text(["verify", "store.pack"]);
+}
+
 /// Where no thread was to be had a verification panicked.
 #[test]
 fn a_process_that_gets_no_threads_works_too() {

@@ -120,6 +120,8 @@ pub(super) fn copy_owner_and_mode(from: &File, to: &File) -> io::Result<()> {
 
 /// Gives a file its name and makes that durable.
 pub(super) fn publish(name: &mut Name, file: &File, path: &Path, replace: bool) -> io::Result<()> {
+    // First of all: where that can't be, because no descriptor is left, there must not be a name already.
+    let directory = File::open(directory_of(path))?;
     if replace && matches!(name, Name::Nameless) {
         // Only a rename takes the place of another file, and only a name can be renamed.
         let temporary = temporary_path(path)?;
@@ -140,12 +142,16 @@ pub(super) fn publish(name: &mut Name, file: &File, path: &Path, replace: bool) 
         },
     }
     *name = Name::Published;
-    sync_directory(path)
+    sync_opened(&directory)
 }
 
 /// Makes the names in the directory of `path` durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    match File::open(directory_of(path))?.sync_all() {
+    sync_opened(&File::open(directory_of(path))?)
+}
+
+fn sync_opened(directory: &File) -> io::Result<()> {
+    match directory.sync_all() {
         // Some network file systems have nothing to sync in a directory and say so.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         done => done,
