@@ -37,7 +37,9 @@
 //! * [`RESERVED_DEREFERENCES`](crate::RESERVED_DEREFERENCES) removals work all the same
 //!   (`crash::a_full_disk_refuses_writes_with_nothing_changed_and_takes_dereferences`).
 //! * Both hold on ext4, tmpfs, xfs and btrfs, after a compaction, and in a copy that shares its blocks
-//!   (`full_disk::on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up`). Not
+//!   (`full_disk::on_a_full_disk_an_error_says_what_is_needed_and_references_can_be_given_up`), also where blocks are
+//!   smaller than pages
+//!   (`full_disk::what_does_not_fit_on_a_disk_of_small_blocks_leaves_a_pack_that_can_be_opened_there`). Not
 //!   promised for a copy on btrfs that was not made to be written in place, as by `chattr +C`.
 //! * So do removals of names and links (`names::names_and_links_can_be_given_up_on_a_full_disk`).
 //! * A limit of bytes is kept like the end of a disk (`api::the_limit_of_bytes_is_kept_and_removals_go_on_at_it`).
@@ -69,7 +71,8 @@
 //!   signal.
 //! * A torn end of the log is cut off and reported; damage before it is an error, never a silent cut
 //!   (`rot::a_damaged_newest_commit_is_dropped_with_a_word`,
-//!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`).
+//!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`), also where the file itself was cut
+//!   off (`rot::a_file_that_was_cut_off_behind_its_older_superblock_is_damaged`).
 //! * Damage is listed whole, and never stops the list (`cli::verify_lists_all_damage`).
 //! * What the log holds is rebuilt from the log alone (`api::a_rebuilt_pack_is_the_same`).
 //! * What a repair cuts off stays where it was, and is not written over
