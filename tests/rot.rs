@@ -510,6 +510,19 @@ fn a_damaged_newest_commit_is_dropped_with_a_word() {
     }
 }
 
+/// The commit that the newest one vouches for was damaged itself, so none was counted, and the tool told of no loss.
+#[test]
+fn a_damaged_commit_that_only_the_newest_vouches_for_counts_as_lost() {
+    let (mut bytes, digests) = puts(3);
+    let commits = of_kind(&bytes, Kind::Commit);
+    flip(&mut bytes, (commits[1].offset.0 as usize + 33) * 8);
+    let directory = inserted(bytes, FILE_BYTES_MAX);
+    assert!(open_simulated(&directory, &small(), How::Open).unwrap_err().is_damage());
+    let recovery = open_simulated(&directory, &small(), How::Repair).unwrap().recovery();
+    assert_eq!((recovery.lost_commits, recovery.dropped_commits), (1, 1));
+    assert_eq!((recovery.lost_blobs, recovery.dropped_blobs), (vec![digests[1]], vec![digests[2]]));
+}
+
 /// Of a torn commit whose first sector was lost the blobs behind it were told of at every opening.
 #[test]
 fn a_torn_commit_without_its_first_sector_is_reported_once() {
@@ -833,7 +846,23 @@ fn the_tool_names_what_rots_and_what_it_takes_with_it() {
         assert_eq!(run(&["get", pack, digest]).0, 0);
     }
 
-    // Such a commit, and a blob: nothing was listed, as a verification after the repair never came.
+    // Commits that no checkpoint has: what of them is lost, and what is taken to be torn, was told in silence.
+    let store = Store::options().create(false).open(&path).unwrap();
+    let digests: Vec<String> = (10..13).map(|n| store.put(&content(n, 1000)).unwrap().digest.to_string()).collect();
+    let after_kill = std::fs::read(&path).unwrap();
+    store.close().unwrap();
+    let copy = directory.path().join("killed.pack");
+    for (newest, words) in [(1, &["dropped 1 commit"][..]), (2, &["1 commit lost", "dropped 1 commit"])] {
+        let commits = of_kind(&after_kill, Kind::Commit);
+        let mut bytes = after_kill.clone();
+        flip(&mut bytes, (commits[commits.len() - newest].offset.0 as usize + 33) * 8);
+        std::fs::write(&copy, bytes).unwrap();
+        let (code, said) = run(&["verify", "--repair", copy.to_str().unwrap()]);
+        assert!(code == 0 && words.iter().chain([&&*digests[2]]).all(|word| said.contains(word)), "{said}");
+        assert_eq!(said.contains(&digests[1]), newest == 2, "{said}");
+    }
+
+    // A commit that a checkpoint has, and a blob: nothing was listed, as a verification after the repair never came.
     let mut bytes = sound.clone();
     flip(&mut bytes, (blob + 64 + 500) * 8);
     flip(&mut bytes, (commit + 70) * 8);

@@ -93,6 +93,7 @@ impl Verify {
         let options = self.pack.options();
         match options.open(&self.pack.path) {
             Ok(store) => {
+                report_loss(&store.recovery());
                 let found = Report::from(check(&store)?);
                 close(store);
                 if found.damage.is_empty() {
@@ -152,13 +153,19 @@ fn check(store: &Store) -> Result<Verified> {
     verified
 }
 
+/// Says what was acknowledged and is lost, and what was found behind the log's end and is taken to be incomplete.
 fn report_loss(recovery: &Recovery) {
-    if recovery.lost_commits == 0 {
-        return;
+    if recovery.lost_commits > 0 {
+        note(&format!("cut the log at the damage: {} lost", count(recovery.lost_commits, "commit")));
     }
-    note(&format!("cut the log at the damage: {} lost", count(recovery.lost_commits, "commit")));
     for digest in &recovery.lost_blobs {
         note(&format!("lost: {digest}"));
+    }
+    if recovery.dropped_commits > 0 {
+        note(&format!("dropped {} that the log's end does not hold whole", count(recovery.dropped_commits, "commit")));
+    }
+    for digest in &recovery.dropped_blobs {
+        note(&format!("dropped: {digest}"));
     }
 }
 

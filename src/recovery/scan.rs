@@ -230,6 +230,10 @@ impl Scan {
             // A commit that was torn, or is damaged beyond recognition.
             self.report.dropped_commits = 1;
         }
+        if damage {
+            // Where the log breaks off stands a commit that is damaged beyond recognition, if none was counted.
+            self.report.lost_commits = self.report.lost_commits.max(1);
+        }
         dropped.retain(|digest| !lost.contains(digest));
         self.report.lost_blobs = lost.into_iter().collect();
         self.report.dropped_blobs = dropped.into_iter().collect();
