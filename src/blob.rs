@@ -227,7 +227,12 @@ pub(crate) fn digest_by_read<M: Medium>(
     let mut at = 0;
     while at < length {
         let part = &mut buffer[..to_usize((length - at).min(PIECE))];
-        medium.read_at(Offset(payload.0 + at), part).map_err(|e| Error::io("read a payload", medium.path(), e))?;
+        medium.read_at(Offset(payload.0 + at), part).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::damaged(medium.path(), payload.0, "the bytes of a blob lie outside the file")
+            }
+            _ => Error::io("read a payload", medium.path(), error),
+        })?;
         hasher.update(part);
         piece(part)?;
         at += part.len() as u64;

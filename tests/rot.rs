@@ -523,6 +523,26 @@ fn a_damaged_commit_that_only_the_newest_vouches_for_counts_as_lost() {
     assert_eq!((recovery.lost_blobs, recovery.dropped_blobs), (vec![digests[1]], vec![digests[2]]));
 }
 
+/// A compaction said that it could not read, and not which blob, as if the disk had failed.
+#[test]
+fn a_blob_that_was_cut_off_with_the_end_of_the_file_is_damage_and_named() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    store.checkpoint().unwrap();
+    let digest = store.put(&content(1, 500_000)).unwrap().digest;
+    store.close().unwrap();
+    let mut bytes = directory.bytes(PACK).unwrap();
+    let payload = of_kind(&bytes, Kind::Blob)[0].offset.0 + 64;
+    bytes.truncate(payload as usize + 50_000);
+    let store = open_simulated(&inserted(bytes, FILE_BYTES_MAX), &small(), How::Open).unwrap();
+    let damage = store.verify().unwrap().damage;
+    let what = "the bytes of a blob lie outside the file";
+    assert!(damage.iter().any(|found| found.digest == Some(digest) && found.what == what), "{damage:?}");
+    match store.compact() {
+        Err(blobpack::Error::Damaged(damage)) => assert_eq!((damage.offset, &*damage.what), (payload, what)),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Of a torn commit whose first sector was lost the blobs behind it were told of at every opening.
 #[test]
 fn a_torn_commit_without_its_first_sector_is_reported_once() {

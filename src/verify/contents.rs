@@ -143,6 +143,7 @@ impl<'a, M: Medium> Contents<'a, M> {
             let what = match found {
                 Ok(found) if found == digest => None,
                 Ok(found) => Some(format!("the bytes have the digest {found}")),
+                Err(Error::Damaged(damage)) => Some(damage.what),
                 Err(error) => Some(error.to_string()),
             };
             part.wrong.extend(what.map(|what| (number, Wrong::Payload(payload, digest, what))));
