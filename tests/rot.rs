@@ -650,6 +650,7 @@ fn a_file_that_was_cut_off_behind_its_older_superblock_is_damaged() {
         store.get(&first).unwrap().verify().unwrap();
         store.put(b"goes on").unwrap();
         let kept = all(&store);
+        assert_eq!(store.recovery().lost_commits, 1 + 21 - kept.len() as u64);
         store.close().unwrap();
         let store = open_simulated(&directory, &small(), How::Open).unwrap();
         assert_eq!((all(&store), store.verify().unwrap().damage), (kept, Vec::new()));

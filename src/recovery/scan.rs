@@ -52,9 +52,9 @@ impl Scan {
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
         let tail = scan.tail;
         // A checkpoint is written once all that it names is durable, the file's length too.
-        let is_cut_off = superblocks.cut_off.is_some_and(|newer| newer.tail.get() > tail.at.0);
-        let mut damage =
-            is_cut_off.then_some((Offset(file_bytes), "the file was cut off: its newest checkpoint is longer"));
+        let cut_off = superblocks.cut_off.filter(|newer| newer.tail.get() > tail.at.0);
+        let what = "the file was cut off: its newest checkpoint is longer";
+        let mut damage = cut_off.map(|_| (Offset(file_bytes), what));
         scan.chunks.retain(|passed| passed.chunk.offset <= tail.chunk);
         let sequence = newest.sequence.get();
         if let Some(group) = scan.groups.iter().find(|group| group.sequence > sequence + 1) {
@@ -63,6 +63,10 @@ impl Scan {
         scan.report.lost_superblock = scan.groups.iter().any(|group| group.sequence == sequence + 1);
         let evidence = scan.look_for_evidence(medium, marker, newest.end.get(), file_bytes)?;
         damage = damage.or(evidence);
+        if let Some(newer) = cut_off {
+            let lost = newer.counters.commits.get().saturating_sub(scan.counters(&newest.counters).commits);
+            scan.report.lost_commits = scan.report.lost_commits.max(lost);
+        }
         if damage.is_none() && !repair {
             damage = scan.check_live_page(medium)?;
         }
