@@ -543,6 +543,32 @@ fn a_blob_that_was_cut_off_with_the_end_of_the_file_is_damage_and_named() {
     }
 }
 
+/// Superblocks of long ago name an index whose segments others have by now. A repair went by that index alone, and gave
+/// up, though the log had everything.
+#[test]
+fn a_repair_of_a_log_whose_index_is_damaged_too_goes_by_the_log_alone() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let mut old = Vec::new();
+    for seed in 0..200 {
+        store.put(&content(seed, 100)).unwrap();
+        store.checkpoint().unwrap();
+        if seed == 50 {
+            old = directory.bytes(PACK).unwrap();
+        }
+    }
+    let everything = all(&store);
+    store.close().unwrap();
+    let mut bytes = directory.bytes(PACK).unwrap();
+    for at in SUPERBLOCKS_AT.map(|at| at.0 as usize) {
+        bytes[at..at + 512].copy_from_slice(&old[at..at + 512]);
+    }
+    let directory = inserted(bytes, FILE_BYTES_MAX);
+    assert!(open_simulated(&directory, &small(), How::Rebuild).unwrap_err().is_damage());
+    let store = open_simulated(&directory, &small(), How::Repair).unwrap();
+    assert!(all(&store) == everything);
+    assert_eq!(store.verify().unwrap().damage, []);
+}
+
 /// Of a torn commit whose first sector was lost the blobs behind it were told of at every opening.
 #[test]
 fn a_torn_commit_without_its_first_sector_is_reported_once() {

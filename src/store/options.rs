@@ -223,7 +223,11 @@ impl OpenOptions {
         }
         let (view, start, recovery) = match how {
             How::Open => recovery::open(&medium, self.max_bytes, false)?,
-            How::Repair => recovery::open(&medium, self.max_bytes, true)?,
+            How::Repair => match recovery::open(&medium, self.max_bytes, true) {
+                // The index that the log goes on from is damaged too; what is left of the log may have all of it.
+                Err(error) if error.is_damage() => recovery::rebuild(&medium, self.max_bytes, true)?,
+                opened => opened?,
+            },
             How::Rebuild => recovery::rebuild(&medium, self.max_bytes, false)?,
         };
         medium.remove_leftovers();
