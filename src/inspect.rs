@@ -41,6 +41,8 @@ pub struct Inspection<M: Medium = Disk> {
     length: u64,
     marker: Option<u64>,
     at: u64,
+    /// So many bytes of commits are still read. In a log they do not overlap, and those that do are forged.
+    budget: u64,
     /// What is told before anything else is looked at.
     ready: VecDeque<Item>,
     piece: Vec<u8>,
@@ -125,7 +127,8 @@ pub fn inspect_in<M: Medium>(disk: M) -> Result<Inspection<M>> {
     if items.is_empty() {
         return Err(Error::NotAPack { path: disk.path().into(), reason: "the file is too short" });
     }
-    Ok(Inspection { disk, length, marker, at: SPACE_AT.0, ready: items, piece: Vec::new(), piece_at: 0 })
+    let (at, budget) = (SPACE_AT.0, length.saturating_mul(2));
+    Ok(Inspection { disk, length, marker, at, budget, ready: items, piece: Vec::new(), piece_at: 0 })
 }
 
 fn item(offset: Offset, kind: &'static str, length: u64, valid: bool, detail: String) -> Item {
@@ -174,13 +177,17 @@ impl<M: Medium> Inspection<M> {
         self.piece.get(start..start + 128)?.try_into().ok()
     }
 
-    fn describe(&self, frame: &Frame) -> (&'static str, String, bool) {
+    fn describe(&mut self, frame: &Frame) -> (&'static str, String, bool) {
         match frame.kind {
             Kind::Blob => {
                 let digest = frame.digest.map_or_else(String::new, |digest| digest.to_string());
                 ("blob", format!("{digest} {} bytes", frame.length), true)
             }
-            Kind::Commit => match Commit::read(&self.disk, self.marker.unwrap_or(0), frame.offset, self.length) {
+            Kind::Commit if frame.end().0 > self.length => ("commit", "the body goes beyond the file".into(), false),
+            Kind::Commit if frame.length > self.budget => {
+                ("commit", "the bytes of the body are others' too".into(), false)
+            }
+            Kind::Commit => match self.commit(frame) {
                 Ok(Some(commit)) => {
                     let detail = format!(
                         "epoch {} images {} published {} previous {} durable {} last {}",
@@ -216,6 +223,11 @@ impl<M: Medium> Inspection<M> {
             },
             Kind::Link | Kind::Padding => ("unknown", format!("{:?}", frame.kind), true),
         }
+    }
+
+    fn commit(&mut self, frame: &Frame) -> Result<Option<Commit>> {
+        self.budget -= frame.length;
+        Commit::read(&self.disk, self.marker.unwrap_or(0), frame.offset, self.length)
     }
 }
 
