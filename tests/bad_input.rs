@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blobpack::format::{FrameHeader, Identity, Kind, Offset, SUPERBLOCKS_AT};
-use blobpack::medium::SimDirectory;
+use blobpack::medium::{Fault, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Algorithm, Digest, Error, Store};
 use proptest::prelude::*;
@@ -484,6 +484,31 @@ fn the_tool_says_that_another_process_writes() {
 
 /// Root may do anything, so the tool runs as somebody else.
 #[cfg(feature = "cli")]
+#[test]
+fn a_creation_that_fails_names_the_file() {
+    // A sync that failed was told with a blank in the place of the path.
+    let directory = SimDirectory::new(32 << 20);
+    let mut all_told = Vec::new();
+    for fault in [Fault::Io, Fault::Full] {
+        for call in 0.. {
+            let medium = directory.create(PACK).unwrap();
+            directory.fail_step(call, fault);
+            let created = Store::options().create_in(medium);
+            if directory.clear_fault() {
+                break;
+            }
+            // Some calls a creation can do without.
+            if let Err(error) = created {
+                all_told.push(error.to_string());
+            }
+            directory.remove(PACK);
+        }
+        directory.remove(PACK);
+    }
+    assert!(all_told.iter().any(|told| told.contains("sync a new pack")), "{all_told:#?}");
+    assert!(all_told.iter().all(|told| told.starts_with(&format!("{PACK}: "))), "{all_told:#?}");
+}
+
 #[test]
 fn without_permission_the_tool_says_so_and_changes_nothing() {
     use std::os::unix::fs::PermissionsExt;

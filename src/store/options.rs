@@ -259,8 +259,7 @@ impl OpenOptions {
         let identity = new_identity(&medium)?;
         let (view, start) = initialize(&Arc::new(medium), &identity, &self.tuning, self.max_bytes)?;
         let medium = view.medium().clone();
-        let io = |what| move |e| Error::io(what, Path::new(""), e);
-        medium.sync_all().map_err(io("sync a new pack"))?;
+        medium.sync_all().map_err(|e| Error::io("sync a new pack", medium.path(), e))?;
         match medium.publish(false) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
