@@ -8,7 +8,7 @@ use std::path::Path;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::{
     CHUNK_ALIGN, DEPTH_MAX, FRAME_ALIGN, IDENTITY_AT, Identity, LIVE_AT, LiveWord, MAGIC, Offset, PAGE_BYTES,
     SEQUENCE_MAX, SPACE_AT, SUPERBLOCKS_AT, Superblock, VERSION, features, segment_bytes,
@@ -182,12 +182,17 @@ fn read<M: Medium, T: FromBytes + IntoBytes>(medium: &M, at: Offset, length: u64
 fn none_counts(path: &Path, identity: Identity, copies: [Option<Superblock>; 2], length: u64) -> Error {
     // All that they lack is the rest of the file: nothing that they name lies behind the end that they know.
     let whole = copies.iter().flatten().filter(|copy| copy.identity == identity && is_sound(copy, u64::MAX));
-    let what = match whole.map(|copy| copy.end.get()).max() {
-        Some(end) => format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}"),
-        None if length < SPACE_AT.0 => "the file was cut off".to_owned(),
-        _ => return Error::damaged(path, SUPERBLOCKS_AT[0].0, "both superblocks are damaged"),
-    };
-    Error::damaged(path, length, what)
+    match whole.map(|copy| copy.end.get()).max() {
+        Some(end) => Error::Damaged(Box::new(Damage {
+            path: path.into(),
+            offset: length,
+            what: format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}"),
+            // With zeros at the end it can be opened, and what is missing is damage like any other.
+            remedy: Some("lengthen a copy with `truncate -s`, and `blobpack verify --repair` keeps what it has"),
+        })),
+        None if length < SPACE_AT.0 => Error::damaged(path, length, "the file was cut off"),
+        None => Error::damaged(path, SUPERBLOCKS_AT[0].0, "both superblocks are damaged"),
+    }
 }
 
 /// Checksum and geometry: all positions lie inside the file, aligned and in order.

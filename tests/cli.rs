@@ -891,6 +891,23 @@ fn verify_repairs_an_index() {
 }
 
 #[test]
+fn a_file_that_was_cut_off_is_repaired_as_its_error_says() {
+    // Nothing was lost but bytes of the index, and the log was said to be damaged.
+    let place = Place::new();
+    let digest = place.put(b"a blob");
+    let file = fs::OpenOptions::new().write(true).open(place.pack()).unwrap();
+    file.set_len(400 << 10).unwrap();
+    let refused = place.call(["verify", "--repair", "store.pack"]).expect(code::DAMAGE).stderr;
+    assert!(!refused.contains("the log is damaged"), "{refused}");
+    assert!(refused.contains("; lengthen a copy with `truncate -s`"), "{refused}");
+    let length = refused.split("its checkpoint says ").nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next();
+    file.set_len(length.unwrap().parse().unwrap()).unwrap();
+    let repaired = place.call(["verify", "--repair", "store.pack"]).expect(code::DONE);
+    assert!(repaired.stderr.contains("made the index anew from the log"), "{}", repaired.stderr);
+    assert_eq!(place.text(["get", "store.pack", &digest]), "a blob");
+}
+
+#[test]
 fn verify_repairs_names_whose_texts_are_damaged_by_removing_them_and_says_so() {
     let place = Place::new();
     let (one, two) = (place.put(b"one"), place.put(b"two"));

@@ -30,7 +30,8 @@ Examples:
   blobpack verify --json store.pack | jq -r '.damage[].what'
 
 --repair rebuilds an index that is damaged, or can't be read, from the log, and where the log itself is damaged \
-keeps what stands before the damage. Each name that it has to remove is told. \
+keeps what stands before the damage. Each name that it has to remove is told. A file that was cut off has to be \
+lengthened before (truncate -s). \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
 --json prints one object: {\"blobs\",\"bytes\",\
@@ -107,7 +108,7 @@ impl Verify {
         }
         let store = match options.rebuild(&self.pack.path) {
             Err(error) if error.is_damage() => {
-                note(&format!("the log is damaged too: {error}"));
+                note(&format!("no index can be made anew: {error}"));
                 self.cut()?
             }
             rebuilt => made_anew(rebuilt)?,
