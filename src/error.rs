@@ -359,6 +359,7 @@ impl Error {
         match self {
             Error::NotFound { .. } | Error::NoSuchName { .. } | Error::NoPack { .. } => io::ErrorKind::NotFound,
             Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
+            Error::Batch { source, .. } => source.kind(),
             Error::Io { source, .. } => source.kind(),
             Error::NoSpace { .. } => io::ErrorKind::StorageFull,
             Error::Damaged(_) | Error::DigestMismatch { .. } | Error::NotAPack { .. } => io::ErrorKind::InvalidData,

@@ -248,6 +248,7 @@ fn a_batch_that_fails_in_the_middle_does_nothing_and_names_the_operation() {
     assert!(error.is_not_found());
     let Error::Batch { index: 3, source } = &error else { panic!("{error}") };
     assert!(matches!(**source, Error::NotFound { digest } if digest == unknown()));
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::NotFound);
     assert_eq!(store.list().map(Result::unwrap).collect::<Vec<_>>(), [kept.digest]);
     assert_eq!(store.descriptor(&kept.digest).unwrap(), kept);
     assert_eq!(store.stats().unwrap().commits, 1);
