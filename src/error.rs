@@ -219,11 +219,11 @@ pub enum Error {
         reason: String,
     },
     /// The disk is full. Nothing was changed.
-    #[error("{}: no space left: {needed} more bytes are needed", path.display())]
+    #[error("{}: no space left: {needed} bytes are needed", path.display())]
     NoSpace {
         /// The file.
         path: PathBuf,
-        /// How many bytes the call needs beyond what is there.
+        /// How many bytes it asked the disk for at once, and did not get: all of them, not what is missing.
         needed: u64,
     },
     /// The pack would grow beyond the `max_bytes` that it was opened with. Nothing was changed.
