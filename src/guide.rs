@@ -22,12 +22,15 @@ pub mod verbs {
     //! The tool, verb by verb. `blobpack VERB --help` says the same, and so do the manual pages that `blobpack man`
     //! makes.
     //!
-    //! Four things are the same for all verbs:
+    //! Five things are the same for all verbs:
     //!
     //! * Who reads does not wait: reading verbs work beside a writer, and see every commit once it is durable. One
     //!   process writes at a time; others exit with code 5, or wait with `--wait SECS`.
     //! * What a verb says that it did is durable: it survives the end of the process and a power cut. What fails has
-    //!   changed nothing.
+    //!   changed nothing, but for `put`, which stores all files that it can read, and but for an error of standard
+    //!   output, which comes when the work is done.
+    //! * A verb that writes looks for what an earlier one has left, and ends with a checkpoint: some ten syncs of a few
+    //!   KiB besides that of its commit. So many files in one `put` are much faster than each in one of its own.
     //! * A whole digest and a name are found at once. The first digits of a digest are looked for among all blobs: the
     //!   index is walked.
     //! * On a terminal sizes are rounded (`1.46 MiB`) and errors coloured. In a pipe, in a file and with `--json` sizes

@@ -19,8 +19,8 @@ use super::progress;
 ///
 /// Counts: none change.
 ///
-/// Costs: every live blob is read, hashed and written once. While it runs it needs as much free space as the live blobs
-/// take, and other writers wait.
+/// Costs: every live blob is read, hashed and written once. While it runs it needs as much free space as `stat` says
+/// that it would leave: the live blobs and a new index. Other processes can't write meanwhile.
 ///
 /// Never: touches the pack before its successor is whole and durable, disturbs who reads the old file, copies a damaged
 /// blob.

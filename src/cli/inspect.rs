@@ -15,7 +15,8 @@ use super::pack::{Json, ReadPack};
 ///
 /// Counts: none change.
 ///
-/// Costs: the whole file is read once, in constant memory.
+/// Costs: the whole file is read once. Memory stays the same, however long it is: a commit at a time, some 80 MiB at
+/// most.
 ///
 /// Never: writes, takes the lock, stops at damage.
 #[derive(Args)]
