@@ -17,8 +17,8 @@ use super::pack::{Json, ReadPack};
 ///
 /// Counts: none change; this is a dry run.
 ///
-/// Costs: all records of the index are read, and all that each name reaches is walked; some 80 bytes of memory a blob
-/// and 24 a link.
+/// Costs: all records of the index are read, and all that each name reaches is walked; some 80 bytes of memory a blob,
+/// 110 where you have a reference on it, and 24 a link.
 ///
 /// Never: reads the bytes of a blob, writes to the pack or waits for who does.
 #[derive(Args)]
