@@ -37,7 +37,10 @@ fn crates(arguments: &[&str]) -> BTreeSet<String> {
 
 /// The features of the manifest but `default`, and the crates that it has as optional ones.
 fn manifest() -> (Vec<String>, Vec<String>) {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // In a package cargo has written the manifest anew, with a section a dependency, and keeps it as it was beside.
+    let as_it_was = std::fs::read_to_string(directory.join("Cargo.toml.orig"));
+    let text = as_it_was.or_else(|_| std::fs::read_to_string(directory.join("Cargo.toml"))).unwrap();
     let names = |section: &str, fits: fn(&str) -> bool| {
         let lines = text.lines().skip_while(|line| *line != section).skip(1).take_while(|line| !line.starts_with('['));
         let entries = lines.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
