@@ -311,10 +311,10 @@ pub fn publish<M: Medium>(view: &mut View<M>, table: &mut Table, tail: &Tail) ->
     let store = |at, words: &[u64]| {
         medium.store(at, words).map_err(|e| Error::io("store into the live page", medium.path(), e))
     };
+    let host = host_words(medium.as_ref())?;
     table.continue_switches(view.live().switches.wrapping_add(1));
     table.publish(view)?;
     store(live::ACKNOWLEDGED, &[tail.at.0])?;
-    let host = host_words(medium.as_ref())?;
     store(live::HOST, &host)?;
     let attached = view.file_word(live::NOTICE).unwrap_or(0) >> 1;
     store(live::NOTICE, &[(attached + 1) << 1])?;

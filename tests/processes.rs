@@ -167,10 +167,42 @@ fn streaming_writer(path: &Path) {
     answer(most.max(anonymous_bytes()) - before);
 }
 
+/// Does something while the process can open `free` files more, and then as many as before.
+fn with_descriptors<T>(free: u64, work: impl FnOnce() -> T) -> T {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::os::fd::AsRawFd;
+    let before = getrlimit(Resource::Nofile);
+    let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(next + free), ..before }).unwrap();
+    let done = work();
+    setrlimit(Resource::Nofile, before).unwrap();
+    done
+}
+
+/// A writer that opens and compacts, and has few files left for that.
+fn scarce_writer(path: &Path) {
+    let mut store = None;
+    for command in std::io::stdin().lines() {
+        let command = command.unwrap();
+        let done = match *command.split(' ').collect::<Vec<_>>() {
+            ["open", free] => {
+                let opened = with_descriptors(free.parse().unwrap(), || small().open(path));
+                opened.map(|opened| store = Some(opened)).map(|()| "done".to_owned())
+            }
+            ["compact", free] => with_descriptors(free.parse().unwrap(), || store.as_ref().unwrap().compact())
+                .map(|compacted| compacted.blobs.to_string()),
+            ["close"] => store.take().unwrap().close().map(|()| "done".to_owned()),
+            _ => Ok(obey(store.as_ref().unwrap(), &command)),
+        };
+        answer(done.unwrap_or_else(|error| error.to_string()));
+    }
+}
+
 #[test]
 fn a_child_plays_its_role() {
     match std::env::var(ROLE).as_deref() {
         Ok("obey") => obeying_writer(Path::new(&std::env::var_os(PATH).unwrap())),
+        Ok("scarce") => scarce_writer(Path::new(&std::env::var_os(PATH).unwrap())),
         Ok("flood") => flooding_writer(Path::new(&std::env::var_os(PATH).unwrap())),
         Ok("stream") => streaming_writer(Path::new(&std::env::var_os(PATH).unwrap())),
         Ok(other) => panic!("{other:?}"),
@@ -348,6 +380,65 @@ fn a_second_writer_is_turned_away_until_the_first_one_is_gone() {
     assert!(matches!(here, Err(Error::Locked { .. })), "the same process is turned away too");
     drop(store);
     obedient(directory.path()).finish();
+}
+
+/// More are never needed at a time.
+const DESCRIPTORS_MAX: u64 = 16;
+
+/// The new pack was at the path, and the error said that there was none.
+#[test]
+fn where_no_descriptors_are_left_a_creation_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Process::spawn("scarce", directory.path());
+    let mut failed = 0;
+    while writer.ask(&format!("open {failed}")) != "done" {
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{failed} descriptors left");
+        failed += 1;
+        assert!(failed < DESCRIPTORS_MAX);
+    }
+    assert!(failed > 0);
+    writer.finish();
+}
+
+/// The new file had the name already when no descriptor was left for the directory: no more writes were taken.
+#[test]
+fn where_no_descriptors_are_left_a_compaction_leaves_the_store_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Process::spawn("scarce", directory.path());
+    assert_eq!(writer.ask("open 100"), "done");
+    let mut failed = 0;
+    for free in 0..DESCRIPTORS_MAX {
+        let digest = writer.put(free, 100);
+        let told = writer.ask(&format!("compact {free}"));
+        failed += u64::from(told.contains("os error 24"));
+        assert!(told.contains("os error 24") || told == (free + 1).to_string(), "{told}");
+        assert!(*read_only(directory.path()).get(&digest).unwrap() == *content(free, 100));
+    }
+    assert!((1..DESCRIPTORS_MAX).contains(&failed));
+    writer.finish();
+}
+
+/// A writer that found no descriptor left to read the boot's identity with wrote down that it was not known. Readers
+/// beside it waited for a better word until they gave up.
+#[test]
+fn readers_see_a_writer_that_had_no_descriptors_left_when_it_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(small().open(directory.path()).unwrap());
+    let mut writer = Process::spawn("scarce", directory.path());
+    let mut failed = 0;
+    for free in 0..DESCRIPTORS_MAX {
+        let told = writer.ask(&format!("open {free}"));
+        if told.contains("os error 24") {
+            failed += 1;
+            continue;
+        }
+        assert_eq!(told, "done");
+        let digest = writer.put(free, 100);
+        assert!(*read_only(directory.path()).get(&digest).unwrap() == *content(free, 100));
+        assert_eq!(writer.ask("close"), "done");
+    }
+    assert!((1..DESCRIPTORS_MAX).contains(&failed));
+    writer.finish();
 }
 
 #[test]

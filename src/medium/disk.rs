@@ -381,7 +381,7 @@ impl Medium for Disk {
 
     fn host(&self) -> io::Result<[u64; 4]> {
         let metadata = self.file.metadata()?;
-        let [high, low] = sys::boot_id();
+        let [high, low] = sys::boot_id()?;
         Ok([high, low, metadata.dev(), metadata.ino()])
     }
 

@@ -156,15 +156,21 @@ mod linux {
         }
     }
 
-    /// The identity of this boot of the machine; zeros where it is not known.
-    pub(in super::super) fn boot_id() -> [u64; 2] {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    /// The identity of this boot of the machine; zeros where it is not known. What is missing for the moment is an
+    /// error: a writer that wrote zeros down would not be believed for as long as it lives.
+    pub(in super::super) fn boot_id() -> io::Result<[u64; 2]> {
+        let text = match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                return Err(error);
+            }
+            read => read.unwrap_or_default(),
+        };
         let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         let half = |range| u64::from_str_radix(hex.get(range).unwrap_or_default(), 16).ok();
-        match (half(0..16), half(16..32)) {
+        Ok(match (half(0..16), half(16..32)) {
             (Some(high), Some(low)) => [high, low],
             _ => [0, 0],
-        }
+        })
     }
 
     /// Marks an open file: a shared lock, of the kind that belongs to an open file, on a byte that no pack has. Nobody
@@ -274,8 +280,8 @@ mod other {
         Ok(Some(offset))
     }
 
-    pub(in super::super) fn boot_id() -> [u64; 2] {
-        [0, 0]
+    pub(in super::super) fn boot_id() -> io::Result<[u64; 2]> {
+        Ok([0, 0])
     }
 
     pub(in super::super) fn mark(_: &File) -> io::Result<()> {

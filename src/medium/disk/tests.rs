@@ -315,8 +315,8 @@ fn a_hole_is_found_and_skipped() {
 
 #[test]
 fn this_boot_is_known() {
-    let boot = sys::boot_id();
-    assert!(boot[0] != 0 && boot == sys::boot_id());
+    let boot = sys::boot_id().unwrap();
+    assert!(boot[0] != 0 && boot == sys::boot_id().unwrap());
 }
 
 /// Of the log: what stands before it is written as superblocks are.
