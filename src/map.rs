@@ -37,15 +37,33 @@ pub struct Window {
 }
 
 impl Window {
-    /// Nothing of this map, at first.
+    /// So many bytes of this map.
     #[must_use]
-    pub fn of(map: Arc<Map>) -> Window {
-        Window { map, lines: AtomicU64::new(0) }
+    pub fn of(map: Arc<Map>, bytes: u64) -> Window {
+        let lines = AtomicU64::new(bytes.min(map.length()) / LINE_BYTES);
+        Window { map, lines }
     }
 
-    /// The file has so many bytes now.
+    /// The file has so many bytes now. One that shows nothing stays so.
     pub fn extend(&self, bytes: u64) {
-        self.lines.fetch_max(bytes.min(self.map.length()) / LINE_BYTES, Ordering::Relaxed);
+        let lines = bytes.min(self.map.length()) / LINE_BYTES;
+        let mut now = self.lines.load(Ordering::Relaxed);
+        while (1..lines).contains(&now)
+            && let Err(other) = self.lines.compare_exchange_weak(now, lines, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            now = other;
+        }
+    }
+
+    /// Shows nothing from now on.
+    pub fn close(&self) {
+        self.lines.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it shows nothing.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lines.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -171,8 +189,11 @@ mod tests {
         let map = Map::memory(192);
         let bytes: Vec<u8> = (0..192).collect();
         map.write_bytes(Offset(0), &bytes).unwrap();
-        let window = Window::of(map);
-        assert!(window.front().line(0).is_none() && window.front().payload(Offset(0), 0, |_| true).is_none());
+        let closed = Window::of(map.clone(), 0);
+        closed.extend(128);
+        assert!(closed.is_closed() && closed.front().line(0).is_none());
+        assert!(closed.front().payload(Offset(0), 0, |_| true).is_none());
+        let window = Window::of(map, 64);
         window.extend(127);
         assert!(window.front().line(0).is_some() && window.front().line(1).is_none());
         window.extend(u64::MAX);

@@ -158,7 +158,7 @@ impl<M: Medium> Reader<M> {
     #[inline(never)]
     fn find_carefully(&self, digest: &Digest) -> Result<Option<BlobRef<'_>>> {
         let view = self.view();
-        let found = if view.is_current() { view.find_blob(digest).ok() } else { None };
+        let found = if view.is_current() && !view.is_left() { view.find_blob(digest).ok() } else { None };
         match found.filter(|_| !view.is_private() || view.is_current()) {
             Some(None) => Ok(None),
             Some(Some(found)) => match view.bytes(found.payload, found.length) {

@@ -92,8 +92,13 @@ impl<M: Medium> Source<M> {
         self.replace(Arc::new(view));
     }
 
+    /// Replaces the view, whichever it is. A [`Reader`](crate::Reader) may have the old one, of an index that a dead or
+    /// failed writer has left: it must not miss there what others have found in the new one.
     fn replace(&self, view: Arc<View<M>>) {
-        self.keep_in_mind(&self.view.swap(view));
+        self.view.load().leave();
+        let before = self.view.swap(view);
+        before.leave();
+        self.keep_in_mind(&before);
     }
 
     /// Replaces `before`, and no other view: what was made of it would undo a fall-back meanwhile. Says whether it was

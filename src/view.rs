@@ -34,7 +34,7 @@ pub struct View<M> {
     overlay: Option<Overlay>,
     /// The file's length when it was last asked for. Only ever grows.
     length: AtomicU64,
-    /// What the fast path looks at: nothing in a view that recovered for itself.
+    /// What the fast path looks at: nothing in a view that recovered for itself, or that was left.
     window: Window,
     marker: u64,
     tagger: Tagger,
@@ -61,7 +61,7 @@ impl<M: Medium> View<M> {
         let map = medium.map(length).map_err(|e| Error::io("map", medium.path(), e))?;
         let mut view = View {
             medium,
-            window: Window::of(map.clone()),
+            window: Window::of(map.clone(), length),
             map,
             overlay: None,
             length: AtomicU64::new(length),
@@ -74,7 +74,6 @@ impl<M: Medium> View<M> {
             settled_notice: 0,
         };
         view.take_notice(view.file_word(live::NOTICE).unwrap_or(0));
-        view.extend_front(length);
         Ok(view)
     }
 
@@ -82,7 +81,7 @@ impl<M: Medium> View<M> {
     pub fn with_overlay(mut self, map: Arc<Map>, start: Offset, live: Offset) -> View<M> {
         self.overlay = Some(Overlay { map, start: start.0 });
         self.live = live;
-        self.window = Window::of(self.map.clone());
+        self.window = Window::of(self.map.clone(), 0);
         self
     }
 
@@ -93,7 +92,7 @@ impl<M: Medium> View<M> {
         let map = self.medium.map(length).map_err(|e| Error::io("map", self.medium.path(), e))?;
         let mut view = View {
             medium: self.medium.clone(),
-            window: Window::of(map.clone()),
+            window: Window::of(map.clone(), if self.is_private() { 0 } else { length }),
             map,
             overlay: self.overlay.as_ref().map(|o| Overlay { map: o.map.clone(), start: o.start }),
             length: AtomicU64::new(length),
@@ -107,7 +106,6 @@ impl<M: Medium> View<M> {
         };
         let now = if self.is_private() { self.notice } else { view.file_word(live::NOTICE).unwrap_or(0) };
         view.take_notice(now);
-        view.extend_front(length);
         Ok(view)
     }
 
@@ -212,10 +210,15 @@ impl<M: Medium> View<M> {
         self.window.front()
     }
 
-    fn extend_front(&self, file_bytes: u64) {
-        if self.overlay.is_none() {
-            self.window.extend(file_bytes);
-        }
+    /// Another view has taken this one's place, though the file may not say so: whoever still has this one is to look
+    /// for that. The fast path finds nothing here any more.
+    pub fn leave(&self) {
+        self.window.close();
+    }
+
+    /// Whether it was left.
+    pub fn is_left(&self) -> bool {
+        !self.is_private() && self.window.is_closed()
     }
 
     /// What the notice is while this view is true.
@@ -282,7 +285,7 @@ impl<M: Medium> View<M> {
     fn covers_now(&self, end: u64) -> bool {
         let Ok(now) = self.medium.length() else { return false };
         self.length.fetch_max(now, Ordering::Relaxed);
-        self.extend_front(now);
+        self.window.extend(now);
         end <= now
     }
 

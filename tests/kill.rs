@@ -343,6 +343,46 @@ fn a_store_opened_beside_a_writer_that_is_still_recovering_does_not_go_back() {
 }
 
 #[test]
+fn a_reader_does_not_miss_what_its_store_has_found_in_a_dead_writers_log() {
+    // The store had left the dead writer's index for one of the log. A reader that was there before stayed behind, as
+    // nothing in the file had changed: it knew the name by the one and missed the blob in the other, until there was
+    // another writer.
+    let (_directory, beside, _) = dead_writer(12, Point { kind: Kind::Store, n: 0, part: Part::Before });
+    let reader = beside.reader().unwrap();
+    assert_eq!(history::latest(&beside).unwrap(), 12);
+    beside.stats().unwrap();
+    assert_eq!(history::latest(&beside).unwrap(), 13);
+    let digest = reader.name(&history::LATEST.parse().unwrap()).unwrap();
+    assert!(*reader.get(&digest).unwrap() == *history::image(13).manifest);
+    assert!(reader.get_many(&[digest]).unwrap()[0].is_some());
+}
+
+#[test]
+fn a_reader_does_not_stay_in_an_index_that_a_failed_writer_has_left_half_changed() {
+    let mut failures = 0;
+    for n in 0.. {
+        let (directory, store) = simulated(64 << 20);
+        (1..=12).for_each(|n| history::step(&store, n).unwrap());
+        drop(store);
+        let doom = Doom::default();
+        let medium = Mortal::new(directory.open(PACK, true).unwrap(), &doom);
+        let store = small().open_in(medium, How::Open).unwrap().unwrap();
+        let reader = store.reader().unwrap();
+        doom.set(Point { kind: Kind::Store, n, part: Part::Half }, End::Fail);
+        let failed = history::step(&store, 13).is_err();
+        let listed: Vec<Digest> = store.list().map(Result::unwrap).collect();
+        for digest in &listed {
+            assert!(*reader.get(digest).unwrap() == *store.get(digest).unwrap(), "after {n} stores");
+        }
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures > 10, "{failures} failures");
+}
+
+#[test]
 fn lists_of_links_go_on_after_a_compaction_in_another_process() {
     // Their elements were named by offsets in the file, which mean something else in the new one.
     let directory = tempfile::tempdir().unwrap();

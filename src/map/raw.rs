@@ -220,8 +220,9 @@ impl Window {
     #[expect(unsafe_code, reason = "borrows mapped memory as atomics")]
     pub fn front(&self) -> Front<'_> {
         let lines = to_usize(self.lines.load(Ordering::Relaxed));
-        // SAFETY: as in `Map::words`, as the map, which lives as long as `self`, has at least so many lines: `extend`,
-        // which alone stores their number, sees to that. A line is eight words, and needs no other alignment.
+        // SAFETY: as in `Map::words`, as the map, which lives as long as `self`, has at least so many lines: `of` and
+        // `extend`, which alone store another number than 0, see to that. A line is eight words, and needs no other
+        // alignment.
         Front { lines: unsafe { std::slice::from_raw_parts(self.map.start.cast::<Line>().as_ptr(), lines) } }
     }
 }
