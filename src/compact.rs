@@ -308,6 +308,9 @@ fn compact_once<M: Medium>(
         AtPath::Missing | AtPath::Other => Err(Error::Moved { path: old.path().into() }),
     };
     let (mut compacted, mut replacement, mut panicked) = (None, None, None);
+    // Whoever is told how far it has come may ask for figures, which else wait for the same lock to learn it. A failure
+    // is for a commit to tell.
+    let _ = writer.learn();
     writer.pause_commits(true, |superblocks| {
         if output.is_none() {
             check_place()?;

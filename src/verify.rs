@@ -431,6 +431,8 @@ pub fn verify<M: Medium>(shared: &Shared<M>, progress: &mut dyn FnMut(Progress))
     let mut pack = shared.pack();
     while let Ok(writer) = pack.writer() {
         let mut result = Ok(Verified::default());
+        // So that whoever is told how far it is can have figures: they need what is learned under the lock of a pause.
+        let _ = writer.learn();
         let looked = writer.pause_commits(false, |superblocks| {
             let (counters, tail) = writer.totals();
             let view = pack.source().renew()?;

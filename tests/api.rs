@@ -955,3 +955,29 @@ fn a_callback_that_panics_leaves_the_store_as_it_was() {
         store.get(&digest).unwrap().verify().unwrap();
     }
 }
+
+/// The first figures of a pack that was just opened waited for a lock that the caller had.
+#[test]
+fn figures_can_be_had_while_a_compaction_or_a_verification_tells_how_far_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    Store::open(directory.path()).unwrap().put(b"a blob").unwrap();
+    let (told, hear) = std::sync::mpsc::channel();
+    let path = directory.path().to_path_buf();
+    std::thread::spawn(move || {
+        let figures = |store: &Store| store.stats().unwrap().blobs;
+        let store = Store::open(&path).unwrap();
+        store.verify_with(&mut |_| told.send(figures(&store)).unwrap()).unwrap();
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        // The pack that the first one puts in place is new, too.
+        for _ in 0..2 {
+            let (asked, told) = (store.clone(), told.clone());
+            let options = CompactOptions::new().progress(move |_| told.send(figures(&asked)).unwrap());
+            store.compact_with(options).unwrap();
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(hear.recv_timeout(Duration::from_mins(1)).unwrap(), 1);
+    }
+    assert!(hear.iter().all(|blobs| blobs == 1));
+}
