@@ -49,6 +49,9 @@ impl Superblocks {
             read::<M, Superblock>(medium, SUPERBLOCKS_AT[0], length)?,
             read::<M, Superblock>(medium, SUPERBLOCKS_AT[1], length)?,
         ];
+        // A writer beside this makes the file longer before a superblock says so, and both may be newer than the length
+        // above.
+        let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
         let of_copies = copies.iter().flatten().filter(|copy| copy.is_sealed()).map(|copy| copy.identity);
         let known = identity.into_iter().chain(of_copies).filter(|identity| identity.magic == MAGIC);
         // A newer version may seal its identity in another way, so one whose seal is not known counts where it says so;

@@ -354,3 +354,30 @@ fn a_superblock_tells_the_state_of_the_pack_and_announces_names_from_the_first_o
     assert_eq!(next(&named, 0).incompatible.get(), features::NAMES, "it keeps what it announced");
     assert_eq!(next(&named, 2).incompatible.get(), features::NAMES);
 }
+
+/// Who had asked for the file's length before a writer made it longer took both superblocks for those of a file that
+/// was cut off.
+#[test]
+fn a_file_that_grows_while_its_superblocks_are_read_was_not_cut_off() {
+    let sound = changed(at_the_limits(), |superblock| superblock.depth = U32::new(0));
+    let (directory, medium) = file(1 << 20, Some(sound.identity), [Some(sound), None]);
+    directory.record(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut superblocks = Superblocks::read(&medium).unwrap();
+            for sequence in 8..30_000 {
+                let (end, more) = (superblocks.newest.end.get(), FRAME_ALIGN);
+                medium.allocate(Offset(end), more).unwrap();
+                let next = Superblock { sequence: U64::new(sequence), end: U64::new(end + more), ..superblocks.newest };
+                superblocks.write(&medium, next).unwrap();
+            }
+        });
+        let beside = directory.open(PACK, false).unwrap();
+        let mut newest = 0;
+        while !writer.is_finished() {
+            let now = Superblocks::read(&beside).unwrap().newest.sequence.get();
+            assert!(newest <= now, "{newest} was there before {now}");
+            newest = now;
+        }
+    });
+}
