@@ -50,7 +50,6 @@ mod scan;
 
 pub use in_memory::{attach, end_of_log, look, rebuild_in_memory, view_of_log};
 use scan::Scan;
-pub use scan::payload_checksum;
 
 /// Payloads are checked, and the log is written again, in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -356,8 +355,12 @@ fn rewrite<M: Medium>(medium: &M, scan: &Scan, file_bytes: u64) -> Result<()> {
             }
         }
     }
+    // Blobs of a log do not overlap, and those that do are forged: each byte is written once all the same.
+    again.sort_unstable();
+    let mut done = 0;
     for span in again {
-        let mut at = span.offset.0;
+        let mut at = span.offset.0.max(done);
+        done = done.max(span.end());
         while at < span.end() {
             let mut piece = vec![0; to_usize(PIECE_BYTES.min(span.end() - at))];
             medium.read_at(Offset(at), &mut piece).map_err(io)?;

@@ -7,9 +7,9 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::tests::{MARKER, START, tail, write};
 use super::*;
 use crate::digest::Algorithm;
-use crate::format::{CHUNK_ALIGN, Counters, IDENTITY_AT, Identity, MAGIC, VERSION};
-use crate::log::{CommitFields, encode_group};
-use crate::medium::{Sim, SimDirectory};
+use crate::format::{BlobHeader, CHUNK_ALIGN, Counters, IDENTITY_AT, Identity, MAGIC, VERSION};
+use crate::log::{CommitFields, Published, encode_group, seal_blob};
+use crate::medium::{Action, Sim, SimDirectory};
 use crate::record::BlobRecord;
 
 const SLOTS: u32 = 63;
@@ -172,5 +172,43 @@ fn both_superblocks_lead_to_a_log_that_goes_on_elsewhere() {
         assert_eq!((found.newest.sequence.get(), found.oldest()), expected);
         assert_eq!(found.newest.epoch.get(), 6);
         assert_eq!(found.older.unwrap().epoch.get(), if moved { 6 } else { 1 });
+    }
+}
+
+/// A small file took minutes to open, and gigabytes were written.
+#[test]
+fn a_blob_that_a_log_publishes_again_and_again_is_not_written_again_for_each() {
+    const COUNT: usize = 40;
+    // One commit, or many; those that nobody vouches for, or the last one, which is torn.
+    for (commits, torn) in [(1, false), (1, true), (COUNT, false), (COUNT, true)] {
+        let (directory, medium, mut end) = pack();
+        let id = Offset(2 << 20);
+        let payload = vec![7; 1 << 20];
+        let header = BlobHeader::new(MARKER, id, &Digest::of(Algorithm::Sha256, &payload), to_u64(payload.len()));
+        medium.allocate(id, 2 << 20).unwrap();
+        write(&medium, id.0, &[header.bytes(), &payload].concat());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&payload);
+        let blob = Published { id, checksum: seal_blob(&header, crc), synced: false };
+        let mut commit = |durable_upto, published: &[Published]| {
+            let fields = CommitFields { sequence: 2, durable_upto, counters: Counters::default() };
+            let at = end.at.0;
+            write(&medium, at, &encode_group(MARKER, &mut end, &[], published, &fields));
+            end.at
+        };
+        let ends: Vec<_> = (0..commits).map(|_| commit(Offset::NONE, &vec![blob; COUNT / commits])).collect();
+        if torn {
+            commit(ends[commits - 1], &[Published { checksum: !blob.checksum, ..blob }]);
+        }
+        directory.record(true);
+        let (_, _, report) = open(&medium, u64::MAX, false).unwrap();
+        let bytes = directory.steps().into_iter().map(|step| match step.action {
+            Action::Write { bytes, .. } => to_u64(bytes.len()),
+            _ => 0,
+        });
+        let written: u64 = bytes.sum();
+        assert!(written < 4 << 20, "{commits} commits, torn: {torn}: {written} bytes");
+        assert_eq!(report.replayed_commits + report.dropped_commits, commits as u64 + u64::from(torn));
+        assert!(report.dropped_commits > 0, "{report:?}");
     }
 }

@@ -127,15 +127,17 @@ impl Scan {
     }
 
     /// One sync may persist a commit without its blobs: the first group that no later commit vouches for and whose
-    /// payloads fail their checksums is the end of the log.
+    /// payloads fail their checksums is the end of the log. Payloads are read up to the file's length in all: each is
+    /// published once, and they do not overlap. Those that do are forged.
     fn cut_at_torn_payload<M: Medium>(&mut self, medium: &M, marker: u64, file_bytes: u64) -> Result<()> {
         let vouched = self.vouched();
         let mut keep = self.groups.len();
+        let mut budget = file_bytes;
         'groups: for (number, group) in self.groups.iter().enumerate() {
             for &at in group.commits.iter().filter(|&&at| at >= vouched) {
                 let commit = read_commit(medium, marker, at, file_bytes)?;
                 for blob in commit.published().filter(|blob| !blob.synced) {
-                    if payload_checksum(medium, marker, blob.id, file_bytes)? != Some(blob.checksum) {
+                    if payload_checksum(medium, marker, blob.id, file_bytes, &mut budget)? != Some(blob.checksum) {
                         keep = number;
                         break 'groups;
                     }
@@ -316,8 +318,15 @@ impl Behind {
     }
 }
 
-/// The CRC-32 over payload and header of the blob or name frame at `at`; `None` where there is none.
-pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_bytes: u64) -> Result<Option<u32>> {
+/// The CRC-32 over payload and header of the blob or name frame at `at`; `None` where there is none, or it has more
+/// bytes than the budget, from which they are taken.
+fn payload_checksum<M: Medium>(
+    medium: &M,
+    marker: u64,
+    at: Offset,
+    file_bytes: u64,
+    budget: &mut u64,
+) -> Result<Option<u32>> {
     let Some(frame) = log::read_frame(medium, marker, at, file_bytes)? else { return Ok(None) };
     let whole = match frame.kind {
         Kind::Blob => true,
@@ -327,6 +336,8 @@ pub fn payload_checksum<M: Medium>(medium: &M, marker: u64, at: Offset, file_byt
     if !whole || frame.body().0 + frame.length > file_bytes {
         return Ok(None);
     }
+    let Some(left) = budget.checked_sub(frame.header_bytes + frame.length) else { return Ok(None) };
+    *budget = left;
     let mut crc = crc32fast::Hasher::new();
     let mut piece = vec![0; to_usize(PIECE_BYTES.min(frame.length))];
     let (mut from, end) = (frame.body().0, frame.body().0 + frame.length);

@@ -223,8 +223,36 @@ fn what_no_later_commit_vouches_for_is_written_again_and_synced() {
     directory.record(true);
     rewrite(&medium, &scan, 4 << 20).unwrap();
     let written = written(&directory);
-    assert_eq!(written, [(vouched.0, until.0 - vouched.0), (large, LARGE_BYTES + 64), (cut_off, LARGE_BYTES)]);
+    assert_eq!(written, [(large, LARGE_BYTES + 64), (vouched.0, until.0 - vouched.0), (cut_off, LARGE_BYTES)]);
     assert!(bytes() == there, "the same bytes");
+}
+
+/// In a log they do not: a forged one had its bytes written again for each of them.
+#[test]
+fn what_blobs_that_lie_over_one_another_have_in_common_is_written_again_once() {
+    let (directory, medium) = file();
+    let blob = |at: u64, length| {
+        let digest = Digest::of(Algorithm::Sha256, &at.to_le_bytes());
+        write(&medium, at, BlobHeader::new(MARKER, Offset(at), &digest, length).bytes());
+        Published { id: Offset(at), checksum: 0, synced: false }
+    };
+    let [first, within, across] = [1, 65, 129].map(|kib| START + (kib << 10));
+    let (long, short) = (blob(first, 3 * LARGE_BYTES), blob(within, LARGE_BYTES));
+    let last = blob(across, 2 * LARGE_BYTES);
+    let mut end = tail((2 << 20) + 64, (2 << 20) + (1 << 16));
+    let mut scan = scan(end);
+    let begin = end.at;
+    let published = [last, long, short, long];
+    let fields = CommitFields { sequence: 1, durable_upto: Offset::NONE, counters: Default::default() };
+    write(&medium, begin.0, &encode_group(MARKER, &mut end, &[], &published, &fields));
+    let (counters, durable_upto) = (Default::default(), Offset::NONE);
+    scan.groups = vec![Group { commits: vec![begin], tail: end, durable_upto, sequence: 1, counters, images: 0 }];
+    scan.tail = end;
+    directory.record(true);
+    rewrite(&medium, &scan, 4 << 20).unwrap();
+    let (middle, log) = (first + 64 + 3 * LARGE_BYTES, end.at.0 - begin.0);
+    let rest = across + 64 + 2 * LARGE_BYTES - middle;
+    assert_eq!(written(&directory), [(first, middle - first), (middle, rest), (begin.0, log)]);
 }
 
 #[test]

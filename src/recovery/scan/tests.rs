@@ -140,6 +140,30 @@ fn a_commit_whose_payload_is_torn_is_the_end_unless_it_was_synced_or_vouched_for
     }
 }
 
+/// A forged log may publish the same bytes again and again.
+#[test]
+fn payloads_are_read_up_to_the_length_of_the_file() {
+    let file_bytes = 4 << 20;
+    let replayed = |length: u64, groups: &[usize]| {
+        let mut pack = Pack::new();
+        let id = Offset((4 << 20) - 64 - length);
+        let header = BlobHeader::new(MARKER, id, &Digest::of(Algorithm::Sha256, b"forged"), length);
+        write(&pack.medium, id.0, header.bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&vec![0; usize::try_from(length).unwrap()]);
+        let blob = Published { id, checksum: seal_blob(&header, crc), synced: false };
+        for count in groups {
+            pack.commit(SEQUENCE, Offset::NONE, &vec![blob; *count]);
+        }
+        pack.run(false).unwrap().report.replayed_commits
+    };
+    let half = file_bytes / 2 - 64;
+    assert_eq!([1, 2, 3].map(|count| replayed(half, &[count])), [1, 1, 0]);
+    assert_eq!(replayed(half, &[1; 4]), 2, "many commits publish it");
+    assert_eq!(replayed(half, &[1, 2]), 1);
+    assert_eq!(replayed(half + 64, &[1; 4]), 1, "headers count");
+}
+
 /// The chunk that the torn commit stands in is no part of the log any more, and it is looked through.
 #[test]
 fn a_commit_that_is_cut_off_in_the_next_chunk_is_reported_once() {
@@ -385,7 +409,7 @@ fn the_checksum_of_a_payload_is_that_of_all_its_bytes_and_its_header() {
     let (header, checksum) = seal_name(MARKER, at, name);
     write(&medium, at.0, header.as_bytes());
     write(&medium, at.0 + 64, name.as_bytes());
-    let found = |at, end| payload_checksum(&medium, MARKER, at, end).unwrap();
+    let found = |at, end| payload_checksum(&medium, MARKER, at, end, &mut (4 << 20)).unwrap();
     assert_eq!(found(at, START + 70), Some(checksum));
     assert_eq!(found(at, START + 69), None, "the body is cut off");
     assert_eq!(found(Offset(START + 64), 4 << 20), None, "no frame");
