@@ -19,14 +19,13 @@ pub struct History {
 }
 
 /// All commit frames from the newest back to the pack's first. Each is checked against what the one after it says of
-/// it. Their offsets only fall, so the walk ends.
+/// it. Their offsets only fall, so the walk ends, and none reaches into the next one, so that no byte is read twice.
 pub fn history<M: Medium>(medium: &M, marker: u64, tail: &Tail, file_bytes: u64) -> Result<History> {
     let mut history = History::default();
-    let (mut at, mut checksum) = (tail.commit, tail.commit_checksum);
+    let (mut at, mut checksum, mut end) = (tail.commit, tail.commit_checksum, file_bytes);
     while at != Offset::NONE {
         let damaged = |what: &str| Error::damaged(medium.path(), at.0, what);
-        let commit =
-            Commit::read(medium, marker, at, file_bytes)?.ok_or_else(|| damaged("a commit of the log is damaged"))?;
+        let commit = Commit::read(medium, marker, at, end)?.ok_or_else(|| damaged("a commit of the log is damaged"))?;
         if commit.frame.checksum != checksum {
             return Err(damaged("a commit is not the one that the next commit builds on"));
         }
@@ -38,7 +37,7 @@ pub fn history<M: Medium>(medium: &M, marker: u64, tail: &Tail, file_bytes: u64)
         if before >= at {
             return Err(damaged("commits are linked in a circle"));
         }
-        (at, checksum) = (before, commit.detail.previous_checksum.get());
+        (at, checksum, end) = (before, commit.detail.previous_checksum.get(), at.0);
     }
     history.commits.reverse();
     Ok(history)

@@ -1,6 +1,8 @@
 //! Frames come back as they were encoded, and a walk ends where the chain breaks.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use zerocopy::FromZeros;
+
 use super::*;
 use crate::digest::{Algorithm, Digest};
 use crate::format::FILE_BYTES_MAX;
@@ -409,4 +411,49 @@ fn a_blobs_publication_vouches_for_payload_and_header() {
     let mut both = b"payload".to_vec();
     both.extend_from_slice(header.bytes());
     assert_eq!(seal_blob(&header, payload), crc32fast::hash(&both));
+}
+
+/// The four bytes that give what they follow this checksum.
+fn patch(bytes: &[u8], checksum: u32) -> u32 {
+    let of = |patch: u32| crc32fast::hash(&[bytes, &patch.to_le_bytes()].concat());
+    let (mut basis, mut wanted, mut patch) = ([(0, 0); 32], checksum ^ of(0), 0);
+    for bit in (0..32).map(|number| 1 << number) {
+        let (mut change, mut by) = (of(bit) ^ of(0), bit);
+        while change != 0 {
+            let place = &mut basis[change.ilog2() as usize];
+            if place.0 == 0 {
+                *place = (change, by);
+                break;
+            }
+            (change, by) = (change ^ place.0, by ^ place.1);
+        }
+    }
+    while wanted != 0 {
+        let (change, by) = basis[wanted.ilog2() as usize];
+        (wanted, patch) = (wanted ^ change, patch ^ by);
+    }
+    patch
+}
+
+/// Bytes that a thousand commits claim would be read a thousand times. Who knows the sums can make them agree.
+#[test]
+fn a_history_of_commits_that_lie_over_one_another_is_damage() {
+    let mut log = Log::new();
+    let begin = log.tail;
+    let (before, length) = (128, 640);
+    let detail = CommitDetail { body_checksum: U32::new(7), last: U32::new(1), ..CommitDetail::new_zeroed() };
+    let outer = FrameHeader::plain(MARKER, Kind::Commit, begin.at, length, detail_bytes(&detail));
+    let commit_checksum = outer.checksum.get();
+    log.tail = Tail { at: Offset(begin.at.0 + 64 + before), commit: begin.at, commit_checksum, ..begin };
+    let at = log.tail.at;
+    let inner = encode_group(MARKER, &mut log.tail, &[], &[], &fields(1));
+    let mut body = vec![0; to_usize(length) - 4];
+    body[to_usize(before)..][..inner.len()].copy_from_slice(&inner);
+    let patch = patch(&body, 7);
+    body.extend_from_slice(&patch.to_le_bytes());
+    log.write(begin.at, &[outer.as_bytes(), &body].concat());
+    assert!(Commit::read(&log.medium, MARKER, begin.at, FILE_BYTES).unwrap().is_some());
+    assert!(Commit::read(&log.medium, MARKER, at, FILE_BYTES).unwrap().is_some());
+    let error = history(&log.medium, MARKER, &log.tail, FILE_BYTES).err().unwrap();
+    assert!(error.to_string().contains("a commit of the log is damaged"), "{error}");
 }
