@@ -172,7 +172,7 @@ impl Scan {
             at = data.0 & !(CHUNK_ALIGN - 1);
             let chunk = read_chunk(medium, marker, Offset(at), file_bytes)?;
             if let Some(chunk) = chunk
-                && !replayed.contains(&Offset(at))
+                && replayed.binary_search(&Offset(at)).is_err()
             {
                 places.insert(at, at.saturating_add(chunk.length.get()).min(file_bytes));
             }
