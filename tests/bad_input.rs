@@ -482,8 +482,6 @@ fn the_tool_says_that_another_process_writes() {
     assert!(complaint.contains(path.to_str().unwrap()) && complaint.contains("locked"), "{complaint}");
 }
 
-/// Root may do anything, so the tool runs as somebody else.
-#[cfg(feature = "cli")]
 #[test]
 fn a_creation_that_fails_names_the_file() {
     // A sync that failed was told with a blank in the place of the path.
@@ -509,6 +507,8 @@ fn a_creation_that_fails_names_the_file() {
     assert!(all_told.iter().all(|told| told.starts_with(&format!("{PACK}: "))), "{all_told:#?}");
 }
 
+/// Root may do anything, so the tool runs as somebody else.
+#[cfg(feature = "cli")]
 #[test]
 fn without_permission_the_tool_says_so_and_changes_nothing() {
     use std::os::unix::fs::PermissionsExt;
