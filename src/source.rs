@@ -10,7 +10,7 @@ use crate::index::probe::{Answer, Stop};
 use crate::index::tag::Tagger;
 use crate::medium::{AtPath, Medium};
 use crate::recovery;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::view::View;
 
 /// How often a question is asked again because the view was renewed in between.
@@ -92,35 +92,37 @@ impl<M: Medium> Source<M> {
         self.replace(Arc::new(view));
     }
 
-    /// Replaces the view, whichever it is. A [`Reader`](crate::Reader) may have the old one, of an index that a dead or
-    /// failed writer has left: it must not miss there what others have found in the new one.
+    /// Replaces the view, whichever it is. A [`Reader`](crate::Reader) may have the old one, or one before that, of an
+    /// index that a dead or failed writer has left: it must not miss there what others find in the new one.
     fn replace(&self, view: Arc<View<M>>) {
-        self.view.load().leave();
-        let before = self.view.swap(view);
+        let mut old = self.old();
+        let before = self.view.load_full();
         before.leave();
-        self.keep_in_mind(&before);
+        old.iter().filter_map(Weak::upgrade).for_each(|view| view.leave());
+        self.view.store(view);
+        keep_in_mind(&mut old, &before);
     }
 
     /// Replaces `before`, and no other view: what was made of it would undo a fall-back meanwhile. Says whether it was
     /// still there.
     fn replace_this(&self, before: &Arc<View<M>>, view: Arc<View<M>>) -> bool {
-        let is_there = Arc::ptr_eq(&self.view.compare_and_swap(before, view), before);
+        let mut old = self.old();
+        let is_there = Arc::ptr_eq(&self.view.load(), before);
         if is_there {
-            self.keep_in_mind(before);
+            self.view.store(view);
+            keep_in_mind(&mut old, before);
         }
         is_there
     }
 
-    fn keep_in_mind(&self, before: &Arc<View<M>>) {
-        if let Ok(mut old) = self.old.lock() {
-            old.retain(|view| view.strong_count() > 0);
-            old.push(Arc::downgrade(before));
-        }
+    /// Who has this lock replaces the view, and nobody else.
+    fn old(&self) -> MutexGuard<'_, Vec<Weak<View<M>>>> {
+        self.old.lock().expect("no thread panics while it holds this lock")
     }
 
     /// The earlier views that somebody still holds.
     pub fn held_views(&self) -> Vec<Arc<View<M>>> {
-        self.old.lock().map(|old| old.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+        self.old().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Something was announced in the live page: another writer took over, or a compaction is about to put a new file
@@ -210,6 +212,11 @@ impl<M: Medium> Source<M> {
         }
         Ok(leaves)
     }
+}
+
+fn keep_in_mind<M>(old: &mut Vec<Weak<View<M>>>, before: &Arc<View<M>>) {
+    old.retain(|view| view.strong_count() > 0);
+    old.push(Arc::downgrade(before));
 }
 
 /// Whether a writer looks after the index. One that is still recovering does not.

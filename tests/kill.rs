@@ -357,6 +357,29 @@ fn a_reader_does_not_miss_what_its_store_has_found_in_a_dead_writers_log() {
     assert!(reader.get_many(&[digest]).unwrap()[0].is_some());
 }
 
+/// A verification renews the view. The reader had the one before, and only the last one was told that it was left.
+#[test]
+fn a_reader_from_before_the_last_view_does_not_miss_what_its_store_has_found_either() {
+    let (directory, store) = simulated(64 << 20);
+    (1..=12).for_each(|n| history::step(&store, n).unwrap());
+    drop(store);
+    let doom = Doom::default();
+    let medium = Mortal::new(directory.open(PACK, true).unwrap(), &doom);
+    let store = small().open_in(medium, How::Open).unwrap().unwrap();
+    let beside = Store::options().read_only(true).open_in(directory.open(PACK, false).unwrap(), How::Open);
+    let beside = beside.unwrap().unwrap();
+    let (reader, reader_beside) = (store.reader().unwrap(), beside.reader().unwrap());
+    assert_eq!((store.verify().unwrap().damage, beside.verify().unwrap().damage), (vec![], vec![]));
+    doom.set(Point { kind: Kind::Store, n: 0, part: Part::Before }, End::Fail);
+    history::step(&store, 13).unwrap_err();
+    let name = history::LATEST.parse().unwrap();
+    assert!(reader.find(&store.name(&name).unwrap()).unwrap().is_some());
+    drop((reader, store));
+    beside.stats().unwrap();
+    assert_eq!(history::latest(&beside).unwrap(), 13);
+    assert!(reader_beside.find(&beside.name(&name).unwrap()).unwrap().is_some());
+}
+
 #[test]
 fn a_reader_does_not_stay_in_an_index_that_a_failed_writer_has_left_half_changed() {
     let mut failures = 0;
