@@ -909,6 +909,21 @@ fn the_tool_names_what_rots_and_what_it_takes_with_it() {
         assert_eq!(said.contains(&digests[1]), newest == 2, "{said}");
     }
 
+    // An index beside, in which nothing can be replayed: of what its rebuild drops nothing was said.
+    let mut bytes = after_kill.clone();
+    flip(&mut bytes, (of_kind(&after_kill, Kind::Commit).last().unwrap().offset.0 as usize + 33) * 8);
+    for head in of_kind(&after_kill, Kind::Run) {
+        let start = head.offset.0 as usize + 4096;
+        let end = bytes.len().min(start + (64 << 10));
+        bytes[start..end].fill(0xa5);
+    }
+    std::fs::write(&copy, bytes).unwrap();
+    assert!(run(&["put", copy.to_str().unwrap(), "/dev/null"]).0 == 4, "it can't be opened");
+    let (code, said) = run(&["verify", "--repair", copy.to_str().unwrap()]);
+    assert!(code == 0 && said.contains("made the index anew"), "{said}");
+    assert_eq!(said.matches("dropped 1 commit").count(), 1, "{said}");
+    assert_eq!(said.matches(&digests[2]).count(), 1, "{said}");
+
     // A commit that a checkpoint has, and a blob: nothing was listed, as a verification after the repair never came.
     let mut bytes = sound.clone();
     flip(&mut bytes, (blob + 64 + 500) * 8);

@@ -170,8 +170,9 @@ fn report_loss(recovery: &Recovery) {
     }
 }
 
-/// Says what a rebuild has put right, and which names it has removed.
+/// Says what a rebuild has dropped and put right, and which names it has removed.
 pub fn note_mended(recovery: &Recovery) {
+    report_loss(recovery);
     for digest in &recovery.restored_blobs {
         note(&format!("restored the header of {digest}"));
     }
