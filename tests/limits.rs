@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,7 @@ use blobpack::index::tag::Tagger;
 use blobpack::medium::{Medium, Sim, SimDirectory};
 use blobpack::record::{Image, Record};
 use blobpack::store::How;
-use blobpack::{Algorithm, Digest, Durability, Error, PartKind, Store};
+use blobpack::{Algorithm, Digest, Durability, Error, Name, PartKind, Store};
 
 use zerocopy::FromBytes;
 
@@ -423,6 +424,43 @@ fn a_removal_in_parts_is_there_as_a_whole_or_not_at_all_wherever_it_is_cut_off()
     let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
     assert_eq!(counts(&store), (1, 0));
     assert_eq!(store.verify().unwrap().damage, []);
+}
+
+/// What had the name goes with it in parts: all of that is one commit too.
+#[test]
+fn a_name_that_another_blob_gets_is_all_that_it_kept_or_nothing_of_it_wherever_that_is_cut_off() {
+    let _alone = alone();
+    let (directory, store, hub) = knot(40);
+    let name: Name = "a".parse().unwrap();
+    store.set_name(&name, &hub).unwrap();
+    let next = store.put(b"next").unwrap().digest;
+    store.checkpoint().unwrap();
+    let state = |store: &Store<Sim>| (counts(store), store.name(&name).unwrap());
+    let (before, after) = (state(&store), ((2, 0), next));
+    directory.record(true);
+    let begun = directory.step_count();
+    let removed = store.set_name(&name, &next).unwrap();
+    let digests: BTreeSet<Digest> = removed.digests().map(Result::unwrap).collect();
+    assert_eq!((removed.blobs(), digests.len(), digests.contains(&next)), (41, 41, false));
+    assert_eq!(state(&store), after);
+    let steps = directory.steps();
+    let mut seen = [0, 0];
+    for upto in (begun..=steps.len()).rev().step_by(size(1, 5) as usize) {
+        let directory = SimDirectory::replay(&steps, upto, 64 << 20);
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        let now = state(&store);
+        assert!(now == before || now == after, "{now:?} after {upto} steps");
+        seen[usize::from(now != before)] += 1;
+        assert_eq!(store.verify().unwrap().damage, []);
+        if now == before {
+            assert_eq!(store.set_name(&name, &next).unwrap().blobs(), 41);
+            assert_eq!((state(&store), store.verify().unwrap().damage), (after, vec![]));
+        }
+    }
+    assert!(seen[0] > 20 && seen[1] > 0, "{seen:?}");
+    drop(store);
+    let store = open_simulated(&directory, &small(), How::Rebuild).unwrap();
+    assert_eq!((state(&store), store.verify().unwrap().damage), (after, vec![]));
 }
 
 /// Contents of blobs whose tags in this pack begin with the same ten bits.
