@@ -579,3 +579,28 @@ fn a_blob_that_is_damaged_in_the_pack_is_not_let_out() {
     assert!(!place.path("out").join(blob_file(&damaged)).exists());
     assert!(tree(place.base.path()).keys().all(|name| !name.contains(".tmp")));
 }
+
+#[test]
+fn a_layout_can_be_made_in_a_directory_that_is_closed_to_who_would_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    let (tool, closed) = (place.path("tool"), place.path("closed"));
+    fs::copy(env!("CARGO_BIN_EXE_blobpack"), &tool).unwrap();
+    fs::create_dir(&closed).unwrap();
+    let permit = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, mode) in [(place.base.path(), 0o755), (&place.path("store.pack"), 0o644), (&tool, 0o755)] {
+        permit(path, mode);
+    }
+    permit(&closed, 0o333);
+    let mut command = Command::new(&tool);
+    command.current_dir(place.base.path()).args(["export", "store.pack", "small:1", "oci:closed/new"]);
+    // No directory is closed to root.
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().unwrap();
+    permit(&closed, 0o755);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    place.check(&closed.join("new"));
+}

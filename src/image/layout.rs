@@ -261,13 +261,19 @@ fn write_whole(
     })
 }
 
-/// Makes a directory and those above it, with names that last.
+/// Makes a directory and those above it, with names that last, but for one in a directory that may not be read: there
+/// is no way to sync that.
 fn make_directories(directory: &Path) -> Result<()> {
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let new: Vec<&Path> = directory.ancestors().take_while(missing).collect();
     fs::create_dir_all(directory).map_err(|e| Error::io("make a directory", directory, e))?;
     let above = new.iter().filter_map(|path| path.parent());
-    above.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }).try_for_each(sync_directory)
+    above.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }).try_for_each(|path| {
+        match sync_directory(path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            done => done,
+        }
+    })
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
