@@ -74,7 +74,8 @@
 //!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`), also where the file itself was cut
 //!   off (`rot::a_file_that_was_cut_off_behind_its_older_superblock_is_damaged`).
 //! * Damage is listed whole, and never stops the list (`cli::verify_lists_all_damage`).
-//! * What the log holds is rebuilt from the log alone (`api::a_rebuilt_pack_is_the_same`).
+//! * What the log holds is rebuilt from the log alone (`api::a_rebuilt_pack_is_the_same`), also where the file was cut
+//!   off behind it (`rot::of_a_file_that_was_cut_off_behind_its_log_a_rebuild_keeps_all`).
 //! * What a repair cuts off stays where it was, and is not written over
 //!   (`rot::what_a_repair_cuts_off_is_not_written_over`).
 //! * One bad page at the head of the file does not cost the store

@@ -45,6 +45,7 @@ use crate::space::{Region, Space, no_space, sync_regions};
 use crate::superblock::{Superblocks, next_superblock};
 use crate::view::View;
 
+mod cut_off;
 mod in_memory;
 mod scan;
 
@@ -177,11 +178,13 @@ fn give_up<M: Medium>(medium: &M, space: &Space, file_bytes: u64) {
 
 /// Opens a pack and makes its index anew from the log alone.
 pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(View<M>, Start, Recovery)> {
-    let mut superblocks = Superblocks::read(medium.as_ref())?;
+    let mut superblocks = cut_off::superblocks(medium.as_ref(), limit)?;
     superblocks.check_features(medium.as_ref(), true)?;
     let mut scan = Scan::run(medium.as_ref(), &superblocks, repair)?;
     let before = superblocks.newest;
-    let file_bytes = whole_pages(medium.as_ref(), limit)?;
+    // What was cut off becomes a hole: all that is new comes behind it.
+    let is_cut_off = before.end.get() > length(medium.as_ref())?;
+    let file_bytes = if is_cut_off { length(medium.as_ref())? } else { whole_pages(medium.as_ref(), limit)? };
     rewrite(medium.as_ref(), &scan, file_bytes)?;
     superblocks.restore_identity(medium.as_ref())?;
     let mut space = Space::new(&before, limit);

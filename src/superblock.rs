@@ -39,6 +39,15 @@ pub struct Superblocks {
 impl Superblocks {
     /// Reads identity and superblocks. Any one of the three identities is enough.
     pub fn read<M: Medium>(medium: &M) -> Result<Superblocks> {
+        Superblocks::read_of(medium, false)
+    }
+
+    /// The same of a file that was cut off, as if it was as long as its superblocks say.
+    pub fn read_cut_off<M: Medium>(medium: &M) -> Result<Superblocks> {
+        Superblocks::read_of(medium, true)
+    }
+
+    fn read_of<M: Medium>(medium: &M, cut_off: bool) -> Result<Superblocks> {
         let not_a_pack = |reason| Error::NotAPack { path: medium.path().into(), reason };
         let length = medium.length().map_err(|e| Error::io("length", medium.path(), e))?;
         if length == 0 {
@@ -73,9 +82,9 @@ impl Superblocks {
                 not_a_pack("it does not begin with \"blobpack\"")
             });
         };
-        let most = data_bytes_most(medium)?;
+        let (end, most) = if cut_off { (u64::MAX, u64::MAX) } else { (length, data_bytes_most(medium)?) };
         let sound = |copy: Option<Superblock>| {
-            copy.filter(|copy| copy.identity == identity && is_sound(copy, length) && 8 << copy.depth.get() <= most)
+            copy.filter(|copy| copy.identity == identity && is_sound(copy, end) && 8 << copy.depth.get() <= most)
         };
         let [a, b] = copies.map(sound);
         let (newest, slot, older) = match (a, b) {
@@ -190,8 +199,7 @@ fn none_counts(path: &Path, identity: Identity, copies: [Option<Superblock>; 2],
             path: path.into(),
             offset: length,
             what: format!("the file was cut off: it has {length} bytes, and its checkpoint says {end}"),
-            // With zeros at the end it can be opened, and what is missing is damage like any other.
-            remedy: Some("lengthen a copy with `truncate -s`, and `blobpack verify --repair` keeps what it has"),
+            remedy: Some("`blobpack rebuild` makes it whole again, if all of its log is there"),
         })),
         None if length < SPACE_AT.0 => Error::damaged(path, length, "the file was cut off"),
         None => Error::damaged(path, SUPERBLOCKS_AT[0].0, "both superblocks are damaged"),

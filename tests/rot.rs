@@ -684,6 +684,122 @@ fn a_file_that_was_cut_off_behind_its_older_superblock_is_damaged() {
     assert!(damaged > 10, "{damaged}");
 }
 
+/// Nobody could open a file that was shorter than either superblock says, a rebuild neither, though all of its log was
+/// there.
+#[test]
+fn of_a_file_that_was_cut_off_behind_its_log_a_rebuild_keeps_all() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let mut digests = Vec::new();
+    for seed in 0..40 {
+        digests.push(store.put(&content(seed, if seed == 39 { 70_000 } else { 9_000 })).unwrap().digest);
+    }
+    // Both checkpoints know of all blobs.
+    for _ in 0..2 {
+        store.reference(&digests[0]).unwrap();
+        store.checkpoint().unwrap();
+    }
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let all_frames = frames(&bytes);
+    let commits_end = of_kind(&bytes, Kind::Commit).last().unwrap().end().0 as usize;
+    let (mut kept, mut refused, mut gone) = (0, 0, 0);
+    let near_the_end = [8000, 4000, 100, 1].map(|less| bytes.len() - less);
+    for length in (260 << 10..bytes.len()).step_by(9_999).chain(near_the_end) {
+        let cut = &bytes[..length];
+        let directory = inserted(cut.to_vec(), FILE_BYTES_MAX);
+        match open_simulated(&directory, &small(), How::Open) {
+            Err(error) => assert!(error.is_damage() && error.to_string().contains("cut off"), "{length}: {error}"),
+            Ok(_) => continue,
+        }
+        assert!(read_only(&directory).is_err());
+        for (how, limit) in [(How::Rebuild, length as u64), (How::Repair, length as u64)] {
+            let error = open_simulated(&directory, &small().max_bytes(limit), how).unwrap_err();
+            assert!(matches!(error, blobpack::Error::LimitReached { .. }) || error.is_damage(), "{error}");
+        }
+        let how = if length % 2 == 0 { How::Rebuild } else { How::Repair };
+        let store = match open_simulated(&directory, &small(), how) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(error.is_damage() && length < commits_end, "{length}: {error}");
+                assert!(directory.bytes(PACK).unwrap() == cut, "{length}");
+                refused += 1;
+                continue;
+            }
+        };
+        assert!(length >= commits_end, "{length}");
+        kept += 1;
+        assert_eq!(store.recovery().lost_commits, 0);
+        store.put(b"goes on").unwrap();
+        let large = store.put(&content(100, 80_000)).unwrap().digest;
+        let check = |store: &Store<Sim>| {
+            let mut lost: Vec<Frame> = Vec::new();
+            for digest in &digests {
+                let frame = all_frames.iter().find(|frame| frame.digest == Some(*digest)).unwrap();
+                let is_there = frame.end().0 <= length as u64;
+                assert_eq!(store.get(digest).and_then(|blob| blob.verify()).is_ok(), is_there, "{length}: {frame:?}");
+                lost.extend((!is_there).then_some(*frame));
+            }
+            lost.sort_unstable_by_key(|frame| frame.offset);
+            let damage = store.verify().unwrap().damage;
+            assert_eq!(damage.len(), lost.len(), "{length}: {damage:?}");
+            for (found, frame) in damage.iter().zip(&lost) {
+                // The bytes, or all of the frame.
+                assert!([frame.offset, frame.body()].map(|at| Some(at.0)).contains(&found.offset), "{length}: {found}");
+            }
+            store.get(&large).unwrap().verify().unwrap();
+            lost.len()
+        };
+        gone += check(&store);
+        store.close().unwrap();
+        for how in [How::Open, How::Rebuild] {
+            let store = open_simulated(&directory, &small(), how).unwrap();
+            assert_eq!(store.stats().unwrap().blobs, 42);
+            check(&store);
+        }
+        let after = directory.bytes(PACK).unwrap();
+        for frame in all_frames.iter().filter(|frame| frame.end().0 <= length as u64) {
+            let range = frame.offset.0 as usize..frame.end().0 as usize;
+            assert!(after[range.clone()] == bytes[range], "{length}: {frame:?}");
+        }
+        assert!(after.len() > bytes.len());
+    }
+    assert!(kept > 5 && refused > 5, "{kept} {refused} {gone}");
+}
+
+/// One that finds no room may leave the file as long as it was: what is missing is damage then.
+#[test]
+fn a_rebuild_of_a_file_that_was_cut_off_that_is_refused_can_be_made_again() {
+    let (directory, store) = simulated(FILE_BYTES_MAX);
+    let digests: Vec<_> = (0..20).map(|seed| store.put(&content(seed, 15_000)).unwrap().digest).collect();
+    store.checkpoint().unwrap();
+    store.checkpoint().unwrap();
+    store.close().unwrap();
+    let bytes = directory.bytes(PACK).unwrap();
+    let length = of_kind(&bytes, Kind::Commit).last().unwrap().end().0 as usize + 1;
+    let directory = inserted(bytes[..length].to_vec(), FILE_BYTES_MAX);
+    let mut refused = 0;
+    let store = loop {
+        directory.set_capacity(directory.used() + 4096 * refused);
+        match open_simulated(&directory, &small(), How::Rebuild) {
+            Ok(store) => break store,
+            Err(error) => assert!(matches!(error, blobpack::Error::NoSpace { .. }), "{error}"),
+        }
+        refused += 1;
+        directory.set_capacity(FILE_BYTES_MAX);
+        if let Ok(store) = read_only(&directory) {
+            let whole = |digest| store.get(digest).and_then(|blob| blob.verify()).is_ok();
+            // What of the index was not cut off is sound, and nothing is missed.
+            assert_eq!(digests.iter().all(whole), store.verify().unwrap().damage.is_empty());
+            assert!(digests.iter().all(|digest| !matches!(store.find(digest), Ok(None))));
+        }
+        assert!(directory.bytes(PACK).unwrap()[256 << 10..length] == bytes[256 << 10..length], "{refused}");
+    };
+    directory.set_capacity(FILE_BYTES_MAX);
+    assert!(refused > 1, "{refused}");
+    assert_eq!(store.stats().unwrap().blobs, 20);
+    assert!(store.verify().unwrap().damage.is_empty());
+}
+
 /// Either superblock alone leads to what was written after a cut.
 #[test]
 fn after_a_cut_one_superblock_can_rot_too() {
@@ -807,7 +923,7 @@ fn a_forged_run_gets_no_more_of_the_disk_than_the_pack_has() {
         file.write_at(Offset(LONG - 1), &[&[1]], true).unwrap();
         drop(file);
         let used = directory.used();
-        if let Ok(store) = open_simulated(&directory, &small(), How::Open) {
+        if let Ok(store) = read_only(&directory) {
             let _ = store.put(b"another");
         }
         assert!(directory.used() < used + (8 << 20), "{} after {used}", directory.used());

@@ -10,7 +10,8 @@ use super::verify::note_mended;
 
 /// Make the index anew from the log alone.
 ///
-/// Everything that the pack knows stands in its log; the index is derived from it.
+/// Everything that the pack knows stands in its log; the index is derived from it. That holds for a file that was cut
+/// off, too, if all of its log is there.
 ///
 /// Counts: none change; they are in the log. A name whose text is damaged is removed, and told: the reference that it
 /// held is a caller's then, so that its blob stays.

@@ -250,6 +250,9 @@ impl Scan {
     fn head_behind<M: Medium>(&self, medium: &M, rest: u64) -> Result<FrameHeader> {
         let mut head = FrameHeader::new_zeroed();
         let bytes = &mut head.as_mut_bytes()[..to_usize(rest.min(64))];
+        if bytes.is_empty() {
+            return Ok(head);
+        }
         medium.read_at(self.tail.at, bytes).map_err(|e| Error::io("look behind the log", medium.path(), e))?;
         Ok(head)
     }

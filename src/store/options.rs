@@ -154,6 +154,8 @@ impl OpenOptions {
 
     /// Opens a pack and makes its index anew from the log alone; the old index is not looked at.
     ///
+    /// So it is with a pack that was cut off, if all of its log is there; what is missing of blobs is damage to them.
+    ///
     /// A blob whose frame's header is damaged while its bytes are whole gets its header back.
     ///
     /// The log knows of a name whose text is damaged all but the text. Such a name is removed, and the reference that
