@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use blobpack::medium::{Disk, Medium, Sim};
+use blobpack::medium::{Disk, Medium, Sim, SimDirectory};
 use blobpack::store::How;
 use blobpack::{Digest, Durability, Error, OpenOptions, Store};
 
@@ -289,14 +289,20 @@ fn whoever_is_killed_whenever_nothing_acknowledged_is_lost_and_no_reader_is_dist
     assert!(known > kills / 2, "{known} steps in {kills} kills");
 }
 
-/// A writer that died in the middle of step `n`, after `steps` of a kind of call, on the simulated medium.
-fn dead_writer(upto: u64, point: Point) -> (blobpack::medium::SimDirectory, Store<Sim>, bool) {
+/// A pack after so many steps, and a writer that dies or fails when it is told to.
+fn doomed(upto: u64) -> (SimDirectory, Doom, Store<Mortal<Sim>>) {
     let (directory, store) = simulated(64 << 20);
     (1..=upto).for_each(|n| history::step(&store, n).unwrap());
     drop(store);
     let doom = Doom::default();
     let medium = Mortal::new(directory.open(PACK, true).unwrap(), &doom);
     let store = small().open_in(medium, How::Open).unwrap().unwrap();
+    (directory, doom, store)
+}
+
+/// A writer that died in the middle of step `n`, after `steps` of a kind of call, on the simulated medium.
+fn dead_writer(upto: u64, point: Point) -> (SimDirectory, Store<Sim>, bool) {
+    let (directory, doom, store) = doomed(upto);
     let beside = Store::options().read_only(true).open_in(directory.open(PACK, false).unwrap(), How::Open);
     doom.set(point, End::Fail);
     let done = history::step(&store, upto + 1).is_ok();
@@ -360,12 +366,7 @@ fn a_reader_does_not_miss_what_its_store_has_found_in_a_dead_writers_log() {
 /// A verification renews the view. The reader had the one before, and only the last one was told that it was left.
 #[test]
 fn a_reader_from_before_the_last_view_does_not_miss_what_its_store_has_found_either() {
-    let (directory, store) = simulated(64 << 20);
-    (1..=12).for_each(|n| history::step(&store, n).unwrap());
-    drop(store);
-    let doom = Doom::default();
-    let medium = Mortal::new(directory.open(PACK, true).unwrap(), &doom);
-    let store = small().open_in(medium, How::Open).unwrap().unwrap();
+    let (directory, doom, store) = doomed(12);
     let beside = Store::options().read_only(true).open_in(directory.open(PACK, false).unwrap(), How::Open);
     let beside = beside.unwrap().unwrap();
     let (reader, reader_beside) = (store.reader().unwrap(), beside.reader().unwrap());
@@ -384,12 +385,7 @@ fn a_reader_from_before_the_last_view_does_not_miss_what_its_store_has_found_eit
 fn a_reader_does_not_stay_in_an_index_that_a_failed_writer_has_left_half_changed() {
     let mut failures = 0;
     for n in 0.. {
-        let (directory, store) = simulated(64 << 20);
-        (1..=12).for_each(|n| history::step(&store, n).unwrap());
-        drop(store);
-        let doom = Doom::default();
-        let medium = Mortal::new(directory.open(PACK, true).unwrap(), &doom);
-        let store = small().open_in(medium, How::Open).unwrap().unwrap();
+        let (_directory, doom, store) = doomed(12);
         let reader = store.reader().unwrap();
         doom.set(Point { kind: Kind::Store, n, part: Part::Half }, End::Fail);
         let failed = history::step(&store, 13).is_err();

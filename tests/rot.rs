@@ -712,8 +712,8 @@ fn of_a_file_that_was_cut_off_behind_its_log_a_rebuild_keeps_all() {
             Ok(_) => continue,
         }
         assert!(read_only(&directory).is_err());
-        for (how, limit) in [(How::Rebuild, length as u64), (How::Repair, length as u64)] {
-            let error = open_simulated(&directory, &small().max_bytes(limit), how).unwrap_err();
+        for how in [How::Rebuild, How::Repair] {
+            let error = open_simulated(&directory, &small().max_bytes(length as u64), how).unwrap_err();
             assert!(matches!(error, blobpack::Error::LimitReached { .. }) || error.is_damage(), "{error}");
         }
         let how = if length % 2 == 0 { How::Rebuild } else { How::Repair };
@@ -763,7 +763,7 @@ fn of_a_file_that_was_cut_off_behind_its_log_a_rebuild_keeps_all() {
         }
         assert!(after.len() > bytes.len());
     }
-    assert!(kept > 5 && refused > 5, "{kept} {refused} {gone}");
+    assert!(kept > 5 && refused > 5 && gone > 0, "{kept} {refused} {gone}");
 }
 
 /// One that finds no room may leave the file as long as it was: what is missing is damage then.

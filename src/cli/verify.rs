@@ -31,7 +31,8 @@ Examples:
 
 --repair rebuilds an index that is damaged, or can't be read, from the log, and where the log itself is damaged \
 keeps what stands before the damage. Each name that it has to remove is told. A file that was cut off is made whole \
-again if all of its log is there; else it stays as it is. \
+again if all of its log is there; one that has lost commits, and is shorter than both of its checkpoints say, stays \
+as it is. \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
 a copy of the file first; the bytes of a damaged blob can't be repaired.
 --json prints one object: {\"blobs\",\"bytes\",\
