@@ -1,9 +1,6 @@
 //! `blobpack ls`: what is in the pack.
 
 use clap::Args;
-use serde::Serialize;
-
-use blobpack::{Descriptor, Digest};
 
 use super::failure::Failure;
 use super::output::Output;
@@ -42,21 +39,6 @@ pub struct Ls {
     format: Json,
 }
 
-/// The JSON of a blob.
-#[derive(Serialize)]
-struct Line {
-    digest: Digest,
-    size: u64,
-    ref_count: u64,
-    link_count: u64,
-}
-
-impl From<Descriptor> for Line {
-    fn from(blob: Descriptor) -> Line {
-        Line { digest: blob.digest, size: blob.size, ref_count: blob.ref_count, link_count: blob.link_count }
-    }
-}
-
 impl Ls {
     /// Lists the blobs.
     pub fn run(self) -> Result<(), Failure> {
@@ -67,7 +49,7 @@ impl Ls {
             let blobs = after.map_or_else(|| store.descriptors(), |digest| store.descriptors_after(&digest));
             for blob in blobs {
                 match blob? {
-                    blob if self.format.json => output.json(&Line::from(blob))?,
+                    blob if self.format.json => output.json(&blob)?,
                     blob => output.line(long_line(&blob))?,
                 }
                 if output.is_closed() {
