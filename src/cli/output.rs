@@ -150,17 +150,13 @@ pub fn note(message: &str) {
 }
 
 fn print_line(painted: &str, message: &str) {
-    let mut line = String::with_capacity(painted.len() + message.len() + 1);
-    line.push_str(painted);
-    for character in message.chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line.push('\n');
+    let line = format!("{painted}{}\n", printable(message));
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A text without the control characters that would reach the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// `DIGEST  NAME` and a line's end, as sha256sum writes it: a name with a line's end or a backslash in it is escaped,

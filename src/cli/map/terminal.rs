@@ -7,7 +7,7 @@ use clap::builder::styling::{Ansi256Color, Style};
 
 use super::{Scene, describe, listed, row_bytes, summary};
 use crate::cli::failure::Failure;
-use crate::cli::output::{Output, Paint, Size, percent, round_offset};
+use crate::cli::output::{Output, Paint, Size, percent, printable, round_offset};
 
 /// Rows at most.
 const ROWS: u64 = 16;
@@ -94,9 +94,4 @@ fn cells_per_row() -> usize {
     };
     let room = width.saturating_sub(AXIS).clamp(8, 256);
     1 << room.ilog2()
-}
-
-/// A file name without the control characters that would reach the terminal.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
