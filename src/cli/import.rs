@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use blobpack::image::{self, ImportOptions, Location, Place as Kind, Source, TREE_MEDIA_TYPE};
-use blobpack::{Digest, Error, Name, Store};
+use blobpack::{Digest, Name, Store};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Serialize;
@@ -60,17 +60,13 @@ pub struct Import {
     #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Place::parse))]
     source: Place,
     /// Give the image this name and no other
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    #[arg(long, value_name = "NAME")]
     name: Option<Name>,
     /// Take an index without the manifests that the source lacks, as long as one is there
     #[arg(long)]
     sparse: bool,
     #[command(flatten)]
     format: Json,
-}
-
-fn name(text: &str) -> Result<Name, Error> {
-    text.parse()
 }
 
 /// The JSON of an import.

@@ -66,17 +66,13 @@ pub struct Put {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Name the blobs by this hash: sha256, sha384 or sha512
-    #[arg(long, value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
+    #[arg(long, value_name = "HASH", default_value = "sha256")]
     algorithm: Algorithm,
     /// Give the blob of the only file this name, as `name` does, in the same commit
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
     #[command(flatten)]
     format: Json,
-}
-
-fn algorithm(label: &str) -> Result<Algorithm, Error> {
-    label.parse()
 }
 
 impl Put {
