@@ -3,8 +3,7 @@
 use clap::Args;
 
 use super::failure::Failure;
-use super::output::Output;
-use super::pack::{Json, WritePack, close, json_removed, print_removed, resolve};
+use super::pack::{Json, WritePack, end_removal, resolve};
 
 /// Drop one reference on a blob; the last one removes it, and what only it kept alive.
 ///
@@ -39,14 +38,6 @@ impl Dereference {
     pub fn run(self) -> Result<(), Failure> {
         let store = self.pack.open()?;
         let removed = store.dereference(&resolve(&store, &self.digest)?)?;
-        let mut output = Output::new();
-        if self.format.json {
-            json_removed(None::<&()>, &removed, &mut output)?;
-        } else {
-            print_removed(&removed, &mut output)?;
-        }
-        drop(removed);
-        close(store);
-        Ok(())
+        end_removal(store, removed, self.format.json, None)
     }
 }

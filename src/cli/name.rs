@@ -7,7 +7,7 @@ use blobpack::{Digest, Name as BlobName};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::pack::{Json, WritePack, close, json_removed, print_removed, resolve};
+use super::pack::{Json, WritePack, end_removal, resolve};
 
 /// Give a blob a name, which keeps it alive from then on; or print the digest of the blob that has the name.
 ///
@@ -89,15 +89,6 @@ impl Name {
         let Some(blobpack::Outcome::Removed(removed)) = outcome else {
             unreachable!("setting a name says what it removed");
         };
-        let mut output = Output::new();
-        if self.format.json {
-            let line = Line { name: self.name.clone(), digest };
-            json_removed(Some(&line), &removed, &mut output)?;
-        } else {
-            print_removed(&removed, &mut output)?;
-        }
-        drop(removed);
-        close(store);
-        Ok(())
+        end_removal(store, removed, self.format.json, Some(&Line { name: self.name.clone(), digest }))
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::name::Line;
 use super::output::{Output, Size, complain, count, note, size_note};
 
 /// The pack of a verb that reads.
@@ -160,6 +161,19 @@ impl Detail {
 
 /// A blob on a line: digest, size, references, links.
 pub fn long_line(blob: &Descriptor) -> String {
+/// Says what was removed, in JSON behind the fields of `before`, and ends the work with the pack.
+pub fn end_removal(store: Store, removed: Removed, json: bool, before: Option<&Line>) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        json_removed(before, &removed, &mut output)?;
+    } else {
+        print_removed(&removed, &mut output)?;
+    }
+    drop(removed);
+    close(store);
+    Ok(())
+}
+
     // As wide as a SHA-256 digest, which most are; a listing has no end to look ahead to for the widest.
     let (digest, size) = (blob.digest.to_string(), Size::on_stdout(blob.size));
     format!("{digest:<71}  {size:>14}  {:>8}  {:>8}", blob.ref_count, blob.link_count)
@@ -167,7 +181,7 @@ pub fn long_line(blob: &Descriptor) -> String {
 
 /// What was removed as one JSON object, behind the fields of another one. Written as it is read: a cascade can be
 /// longer than memory holds.
-pub fn json_removed(before: Option<&impl Serialize>, removed: &Removed, output: &mut Output) -> Result<(), Failure> {
+fn json_removed(before: Option<&Line>, removed: &Removed, output: &mut Output) -> Result<(), Failure> {
     let before = before.map(serde_json::to_string).transpose();
     let before = before.map_err(|e| Failure::new(format!("writing JSON: {e}")))?;
     match before.as_deref().and_then(|object| object.strip_suffix('}')) {

@@ -5,8 +5,7 @@ use clap::Args;
 use blobpack::Name;
 
 use super::failure::Failure;
-use super::output::Output;
-use super::pack::{Json, WritePack, close, json_removed, print_removed};
+use super::pack::{Json, WritePack, end_removal};
 
 /// Remove a name and drop the reference that it held; where that was the last, the blob goes, and what only it kept
 /// alive.
@@ -40,14 +39,6 @@ impl Unname {
     pub fn run(self) -> Result<(), Failure> {
         let store = self.pack.open()?;
         let removed = store.remove_name(&self.name)?;
-        let mut output = Output::new();
-        if self.format.json {
-            json_removed(None::<&()>, &removed, &mut output)?;
-        } else {
-            print_removed(&removed, &mut output)?;
-        }
-        drop(removed);
-        close(store);
-        Ok(())
+        end_removal(store, removed, self.format.json, None)
     }
 }
