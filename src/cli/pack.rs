@@ -24,12 +24,7 @@ pub struct ReadPack {
 impl ReadPack {
     /// Opens the pack beside whoever writes to it.
     pub fn open(&self) -> Result<Store, Failure> {
-        Ok(self.options().open(&self.path)?)
-    }
-
-    /// How the pack is opened.
-    pub fn options(&self) -> OpenOptions {
-        Store::options().read_only(true).create(false)
+        Ok(Store::options().read_only(true).open(&self.path)?)
     }
 }
 
@@ -52,7 +47,7 @@ impl WritePack {
 
     /// Opens the pack for reading, if there is one.
     pub fn read_if_there(&self) -> Result<Option<Store>, Failure> {
-        match Store::options().read_only(true).create(false).open(&self.path) {
+        match Store::options().read_only(true).open(&self.path) {
             Ok(store) => Ok(Some(store)),
             Err(Error::NoPack { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -161,6 +156,11 @@ impl Detail {
 
 /// A blob on a line: digest, size, references, links.
 pub fn long_line(blob: &Descriptor) -> String {
+    // As wide as a SHA-256 digest, which most are; a listing has no end to look ahead to for the widest.
+    let (digest, size) = (blob.digest.to_string(), Size::on_stdout(blob.size));
+    format!("{digest:<71}  {size:>14}  {:>8}  {:>8}", blob.ref_count, blob.link_count)
+}
+
 /// Says what was removed, in JSON behind the fields of `before`, and ends the work with the pack.
 pub fn end_removal(store: Store, removed: Removed, json: bool, before: Option<&Line>) -> Result<(), Failure> {
     let mut output = Output::new();
@@ -172,11 +172,6 @@ pub fn end_removal(store: Store, removed: Removed, json: bool, before: Option<&L
     drop(removed);
     close(store);
     Ok(())
-}
-
-    // As wide as a SHA-256 digest, which most are; a listing has no end to look ahead to for the widest.
-    let (digest, size) = (blob.digest.to_string(), Size::on_stdout(blob.size));
-    format!("{digest:<71}  {size:>14}  {:>8}  {:>8}", blob.ref_count, blob.link_count)
 }
 
 /// What was removed as one JSON object, behind the fields of another one. Written as it is read: a cascade can be
