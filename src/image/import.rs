@@ -142,12 +142,6 @@ pub fn import<M: Medium>(store: &Store<M>, source: &Source, mut options: ImportO
     let stored_bytes = reading.done.done;
     link(&plan, &mut batch);
     hold(store, &plan.nodes[0].digest, &names, &mut batch)?;
-    let outcomes = batch.commit().map_err(|error| match error {
-        // The position in a batch that the caller has not made says nothing; the cause has the digest.
-        Error::Batch { source, .. } => *source,
-        error => error,
-    })?;
-    let removed = |outcome: &Outcome<M>| if let Outcome::Removed(removed) = outcome { removed.blobs() } else { 0 };
     Ok(Imported {
         digest: source.root.digest,
         media_type: source.root.media_type.clone(),
@@ -157,8 +151,18 @@ pub fn import<M: Medium>(store: &Store<M>, source: &Source, mut options: ImportO
         stored_blobs,
         stored_bytes,
         missing: plan.missing,
-        removed_blobs: outcomes.iter().map(removed).sum(),
+        removed_blobs: commit(batch)?,
     })
+}
+
+/// Commits an import; returns how many blobs went.
+pub(super) fn commit<M: Medium>(batch: Batch<M>) -> Result<u64> {
+    let outcomes = batch.commit().map_err(|error| match error {
+        // The position in a batch that the caller has not made says nothing; the cause has the digest.
+        Error::Batch { source, .. } => *source,
+        error => error,
+    })?;
+    Ok(outcomes.iter().map(|outcome| if let Outcome::Removed(removed) = outcome { removed.blobs() } else { 0 }).sum())
 }
 
 /// Does all that [`import`] does before it writes: reads and compares every blob that the pack lacks, or that there is

@@ -15,9 +15,10 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::format::LARGE_BYTES;
+use crate::image::import::commit;
 use crate::medium::Medium;
 use crate::name::Name;
-use crate::store::{Batch, Outcome, Store};
+use crate::store::{Batch, Store};
 use crate::writer::BlobWriter;
 
 /// Files are read in pieces of this size.
@@ -125,13 +126,7 @@ pub fn import_tree<M: Medium>(
     } else if store.spare_references(&imported.digest)? > 0 {
         batch.dereference(&imported.digest);
     }
-    let outcomes = batch.commit().map_err(|error| match error {
-        // The position in a batch that the caller has not made says nothing; the cause has the digest.
-        Error::Batch { source, .. } => *source,
-        error => error,
-    })?;
-    let removed = |outcome: &Outcome<M>| if let Outcome::Removed(removed) = outcome { removed.blobs() } else { 0 };
-    imported.removed_blobs = outcomes.iter().map(removed).sum();
+    imported.removed_blobs = commit(batch)?;
     Ok(imported)
 }
 
