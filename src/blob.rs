@@ -145,11 +145,7 @@ impl<M: Medium> Blob<M> {
     pub fn verify(&self) -> Result<()> {
         let algorithm = self.digest().algorithm();
         let medium = self.view.medium().as_ref();
-        let found = digest_by_read(medium, algorithm, self.payload, self.size(), |_| Ok(()))?;
-        if found == self.digest() {
-            return Ok(());
-        }
-        Err(Error::DigestMismatch { expected: Box::new(self.digest()), found: Box::new(found) })
+        self.digest().check(digest_by_read(medium, algorithm, self.payload, self.size(), |_| Ok(()))?)
     }
 
     /// Reads exactly `buffer.len()` bytes from position `at` of the blob, with a system call and not through the map:

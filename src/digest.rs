@@ -131,6 +131,14 @@ impl Digest {
         &self.bytes[..self.algorithm.digest_bytes()]
     }
 
+    /// Whether bytes that have the digest `found` are those of this one.
+    pub(crate) fn check(&self, found: Digest) -> Result<()> {
+        if found == *self {
+            return Ok(());
+        }
+        Err(Error::DigestMismatch { expected: Box::new(*self), found: Box::new(found) })
+    }
+
     /// The digest's bytes, padded with zeros to 64.
     pub(crate) const fn padded(&self) -> &[u8; 64] {
         &self.bytes

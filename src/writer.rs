@@ -212,9 +212,7 @@ impl<M: Medium> BlobWriter<M> {
         if let Some(expected) = self.expected_size.filter(|&expected| expected != self.written) {
             return Err(Error::SizeMismatch { expected, found: self.written });
         }
-        if let Some(expected) = self.expected_digest.filter(|&expected| expected != digest) {
-            return Err(Error::DigestMismatch { expected: Box::new(expected), found: Box::new(digest) });
-        }
+        self.expected_digest.map_or(Ok(()), |expected| expected.check(digest))?;
         let content = if self.written < LARGE_BYTES {
             Content::Small(std::mem::take(&mut self.buffer))
         } else {

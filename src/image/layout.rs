@@ -215,12 +215,7 @@ impl Layout<'_, '_> {
                 hasher.update(piece);
                 file.write_all(piece)?;
             }
-            let found = hasher.finish();
-            if found == *digest {
-                return Ok(());
-            }
-            let error = Error::DigestMismatch { expected: Box::new(*digest), found: Box::new(found) };
-            Err(io::Error::other(error))
+            digest.check(hasher.finish()).map_err(io::Error::other)
         })
     }
 

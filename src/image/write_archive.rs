@@ -164,11 +164,9 @@ impl Read for Checked<'_> {
             hasher.update(&buffer[..read]);
         }
         if self.bytes.is_empty()
-            && let Some(found) = self.hasher.take().map(Hasher::finish)
-            && found != self.expected
+            && let Some(hasher) = self.hasher.take()
         {
-            let error = Error::DigestMismatch { expected: Box::new(self.expected), found: Box::new(found) };
-            return Err(io::Error::other(error));
+            self.expected.check(hasher.finish()).map_err(io::Error::other)?;
         }
         Ok(read)
     }

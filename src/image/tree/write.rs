@@ -287,10 +287,6 @@ impl<M: Medium> Job<'_, M> {
             self.done.done += part.len() as u64;
             (self.progress)(self.done);
         }
-        let found = hasher.finish();
-        if found == blob.digest() {
-            return Ok(());
-        }
-        Err(Error::DigestMismatch { expected: Box::new(blob.digest()), found: Box::new(found) })
+        blob.digest().check(hasher.finish())
     }
 }
