@@ -26,12 +26,10 @@ use crate::image::export::{ExportOptions, Exported, Image};
 use crate::image::files::Blame;
 use crate::image::location::Location;
 use crate::image::manifest::{MANIFEST_BYTES_MAX, Reference, parse};
-use crate::image::source::{IMAGE_NAME, REF_NAME, blob_file, is_blob};
+use crate::image::source::{IMAGE_NAME, INDEX, LAYOUT, REF_NAME, blob_file, check_version, is_blob};
 use crate::medium::Medium;
 use crate::store::Store;
 
-const LAYOUT: &str = "oci-layout";
-const INDEX: &str = "index.json";
 const BLOBS: &str = "blobs";
 /// The name of files that are not whole. The lock sees to it that one at a time is in use.
 const TEMPORARY: &str = ".blobpack.tmp";
@@ -86,12 +84,7 @@ impl Layout<'_, '_> {
     /// Refuses a directory that is somebody else's: whether `oci-layout` is yet to be written.
     fn check(&self) -> Result<bool> {
         if let Some(bytes) = self.read(LAYOUT)? {
-            let parsed: oci_spec::image::OciLayout = parse(&bytes).map_err(|fault| self.blame.fault(LAYOUT, fault))?;
-            if !parsed.image_layout_version().starts_with("1.") {
-                let reason = format!("has version {:?}, and 1 is known", parsed.image_layout_version());
-                return Err(self.blame.refused(LAYOUT, &reason));
-            }
-            return Ok(false);
+            return check_version(&bytes, self.blame).map(|()| false);
         }
         let foreign = "the directory has this in it, and is not an image layout";
         for name in names(self.directory)? {

@@ -15,6 +15,10 @@ use crate::image::files::{Blame, Files};
 use crate::image::location::{Location, Place};
 use crate::image::manifest::{MANIFEST_BYTES_MAX, Reference, parse};
 
+/// The file that says that a directory is a layout, and of which version.
+pub const LAYOUT: &str = "oci-layout";
+/// The file that says which images are in it.
+pub const INDEX: &str = "index.json";
 /// The name of an image in a layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The whole name, where the one before is only a tag: written by containerd and Docker.
@@ -196,6 +200,16 @@ fn listed<'a>(images: impl ExactSizeIterator<Item = &'a Candidate>, all: &[Candi
     format!("are {}{more}", names.join(", "))
 }
 
+/// Whether a layout is of the version that is known, by the bytes of its [`LAYOUT`].
+pub(super) fn check_version(bytes: &[u8], blame: &Blame) -> Result<()> {
+    let layout: OciLayout = parse(bytes).map_err(|fault| blame.fault(LAYOUT, fault))?;
+    if layout.image_layout_version().starts_with("1.") {
+        return Ok(());
+    }
+    let reason = format!("has version {:?}, and 1 is known", layout.image_layout_version());
+    Err(blame.refused(LAYOUT, &reason))
+}
+
 /// What may be in an archive of a layout.
 fn expected(name: &str, entry: &Entry) -> Result<(), &'static str> {
     let parts: Vec<&str> = name.split('/').collect();
@@ -229,14 +243,8 @@ struct Index {
 
 /// The images of a layout.
 fn layout(files: Files, location: &Location) -> Result<Source> {
-    const INDEX: &str = "index.json";
-    const LAYOUT: &str = "oci-layout";
     if let Some(bytes) = files.read(LAYOUT, MANIFEST_BYTES_MAX)? {
-        let layout: OciLayout = parse(&bytes).map_err(|fault| files.blame.fault(LAYOUT, fault))?;
-        if !layout.image_layout_version().starts_with("1.") {
-            let version = format!("has version {:?}, and 1 is known", layout.image_layout_version());
-            return Err(files.blame.refused(LAYOUT, &version));
-        }
+        check_version(&bytes, &files.blame)?;
     }
     let Some(bytes) = files.read(INDEX, MANIFEST_BYTES_MAX)? else {
         if files.size(docker::MANIFEST)?.is_some() {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::image::export::{ExportOptions, Exported, Image};
 use crate::image::files::{Blame, beginning, through_links};
 use crate::image::layout::{LAYOUT_TEXT, with_image};
-use crate::image::source::blob_file;
+use crate::image::source::{INDEX, LAYOUT, blob_file};
 use crate::medium::Medium;
 use crate::store::Store;
 
@@ -108,7 +108,7 @@ fn stream<M: Medium>(
     let reference = options.reference.clone();
     let index = with_image(Map::new(), &image.root, reference.as_deref());
     let index = serde_json::to_vec(&index).expect("JSON values are written as they are");
-    for (name, bytes) in [("oci-layout", LAYOUT_TEXT.as_bytes()), ("index.json", &*index)] {
+    for (name, bytes) in [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &*index)] {
         options.step("write an entry");
         archive.append_data(&mut header(EntryType::Regular, bytes.len() as u64), name, bytes).map_err(io)?;
     }
