@@ -27,7 +27,7 @@ use crate::image::files::Blame;
 use crate::image::location::Location;
 use crate::image::manifest::{MANIFEST_BYTES_MAX, Reference, parse};
 use crate::image::source::{IMAGE_NAME, INDEX, LAYOUT, REF_NAME, blob_file, check_version, is_blob};
-use crate::medium::Medium;
+use crate::medium::{Medium, directory_of};
 use crate::store::Store;
 
 const BLOBS: &str = "blobs";
@@ -255,16 +255,13 @@ fn make_directories(directory: &Path) -> Result<()> {
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let new: Vec<&Path> = directory.ancestors().take_while(missing).collect();
     fs::create_dir_all(directory).map_err(|e| Error::io("make a directory", directory, e))?;
-    let above = new.iter().filter_map(|path| path.parent());
-    above.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }).try_for_each(|path| {
-        match sync_directory(path) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            done => done,
-        }
+    new.iter().try_for_each(|path| match sync_directory(directory_of(path)) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done,
     })
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| Error::io("sync a directory", path, e))
 }
 

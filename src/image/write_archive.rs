@@ -13,9 +13,9 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::image::export::{ExportOptions, Exported, Image};
 use crate::image::files::{Blame, beginning, through_links};
-use crate::image::layout::{LAYOUT_TEXT, with_image};
+use crate::image::layout::{LAYOUT_TEXT, sync_directory, with_image};
 use crate::image::source::{INDEX, LAYOUT, blob_file};
-use crate::medium::Medium;
+use crate::medium::{Medium, directory_of};
 use crate::store::Store;
 
 /// Writes the archive beside its place, and puts it there when it is whole.
@@ -59,9 +59,7 @@ pub fn to_file<M: Medium>(
     }
     let exported = written?;
     options.step("done");
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|e| Error::io("sync a directory", directory, e))?;
+    sync_directory(directory_of(path))?;
     Ok(exported)
 }
 

@@ -34,6 +34,14 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
+/// The directory that a path's last part stands in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// What a path leads to, seen from an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtPath {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::format::LARGE_BYTES;
 use crate::image::import::commit;
-use crate::medium::Medium;
+use crate::medium::{Medium, directory_of};
 use crate::name::Name;
 use crate::store::{Batch, Store};
 use crate::writer::BlobWriter;
@@ -58,10 +58,8 @@ pub fn check_tree(path: &Path, pack: &Path) -> Result<()> {
 /// Where a pack lies in a tree, if it does, by the paths without symbolic links: the tree's own are not followed.
 fn pack_in(tree: &Path, pack: &Path) -> Option<PathBuf> {
     let pack = if pack.is_dir() { pack.join("blobs.pack") } else { pack.to_path_buf() };
-    let real = pack.canonicalize().ok().or_else(|| {
-        let parent = pack.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(parent.canonicalize().ok()?.join(pack.file_name()?))
-    })?;
+    let real =
+        pack.canonicalize().ok().or_else(|| Some(directory_of(&pack).canonicalize().ok()?.join(pack.file_name()?)))?;
     real.strip_prefix(tree.canonicalize().ok()?).ok().map(Path::to_path_buf)
 }
 

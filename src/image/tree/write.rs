@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::format::to_usize;
 use crate::image::files::beginning;
-use crate::medium::Medium;
+use crate::medium::{Medium, directory_of};
 use crate::store::Store;
 
 /// Files are written in pieces of this size.
@@ -155,7 +155,7 @@ impl Beside {
         let Some(name) = at.0.file_name() else {
             return Err(at.refused(b"", "is no path that a directory can be made at".into()));
         };
-        let above = at.0.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let above = directory_of(at.0);
         let parent = at.io(b"", "open the directory above", open(above, DIRECTORY, CreateMode::empty()))?;
         let prefix = beginning(name);
         let mut attempt = 0_u32;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::lock::{self, Lock};
 use super::sys;
-use crate::medium::AtPath;
+use crate::medium::{AtPath, directory_of};
 
 /// As many symbolic links as Linux follows.
 const SYMLINKS_MAX: usize = 40;
@@ -49,14 +49,6 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ELOOP))
-}
-
-/// The directory that a name stands in.
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 /// Makes a file without a published name in the directory of `path`, and locks it.
