@@ -48,9 +48,8 @@ pub fn write<M: Medium>(
     mut options: ExportOptions<'_>,
 ) -> Result<Exported> {
     let directory = &*target.path;
-    match directory.metadata() {
-        Ok(metadata) if !metadata.is_dir() => return Err(blame.refused("", "is not a directory")),
-        _ => {}
+    if directory.metadata().is_ok_and(|there| !there.is_dir()) {
+        return Err(blame.refused("", "is not a directory"));
     }
     options.step("make the directory");
     make_directories(directory)?;
@@ -114,10 +113,7 @@ impl Layout<'_, '_> {
 
     /// The index that is there, or an empty one.
     fn index(&self) -> Result<Map<String, Value>> {
-        let Some(bytes) = self.read(INDEX)? else {
-            let empty = json!({"schemaVersion": 2, "manifests": []});
-            return Ok(empty.as_object().cloned().unwrap_or_default());
-        };
+        let Some(bytes) = self.read(INDEX)? else { return Ok(Map::new()) };
         // As values: what is not known here stays as it is.
         let index: Map<String, Value> = parse(&bytes).map_err(|fault| self.blame.fault(INDEX, fault))?;
         if !matches!(index.get("manifests"), None | Some(Value::Null | Value::Array(_))) {
