@@ -1,6 +1,7 @@
 //! The records as the next batch finds them: the index, and what is on its way into it.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -71,34 +72,26 @@ impl InFlight {
             for (image, digest) in outcome.iter() {
                 match (image.record, digest) {
                     (Record::Blob(blob), Some(digest)) => {
-                        if self.ids.get(&blob.id).is_some_and(|entry| entry.0 == ticket) {
-                            self.ids.remove(&blob.id);
-                        }
-                        if self.blobs.get(digest).is_some_and(|entry| entry.0 == ticket) {
-                            self.blobs.remove(digest);
-                        }
+                        forget_entry(&mut self.ids, &blob.id, ticket);
+                        forget_entry(&mut self.blobs, digest, ticket);
                     }
-                    (Record::Link(link), _) => {
-                        let key = (link.from, link.to);
-                        if self.links.get(&key).is_some_and(|entry| entry.0 == ticket) {
-                            self.links.remove(&key);
-                        }
-                    }
-                    (Record::Name(name), _) => {
-                        if self.names.get(&name.id).is_some_and(|entry| entry.0 == ticket) {
-                            self.names.remove(&name.id);
-                        }
-                    }
+                    (Record::Link(link), _) => forget_entry(&mut self.links, &(link.from, link.to), ticket),
+                    (Record::Name(name), _) => forget_entry(&mut self.names, &name.id, ticket),
                     (Record::Blob(_), None) => {}
                 }
             }
             for (name, _) in &outcome.names {
-                if self.texts.get(name).is_some_and(|entry| entry.0 == ticket) {
-                    self.texts.remove(name);
-                }
+                forget_entry(&mut self.texts, name, ticket);
             }
         }
         self.mapped = self.mapped.saturating_sub(applied);
+    }
+}
+
+/// Removes an entry, unless a later batch has put it there.
+fn forget_entry<K: Eq + Hash, V>(entries: &mut HashMap<K, (u64, V), RandomState>, key: &K, ticket: u64) {
+    if entries.get(key).is_some_and(|entry| entry.0 == ticket) {
+        entries.remove(key);
     }
 }
 
@@ -146,11 +139,10 @@ impl<M: Medium> Records for Current<'_, M> {
             return Ok(*link);
         }
         let tag = self.link_tag(from, to);
-        let record = self.ask(|view| view.record(Key::Link(from, to), tag))?;
-        Ok(record.and_then(|record| match record {
-            Record::Link(link) => Some(link),
-            Record::Blob(_) | Record::Name(_) => None,
-        }))
+        match self.ask(|view| view.record(Key::Link(from, to), tag))? {
+            Some(Record::Link(link)) => Ok(Some(link)),
+            _ => Ok(None),
+        }
     }
 
     fn link_tag(&self, from: Offset, to: Offset) -> u64 {
