@@ -43,7 +43,7 @@ use crate::index::table::{Builder, Table};
 use crate::log::CommitFields;
 use crate::medium::{AtPath, Medium, is_full};
 use crate::pack::{Pack, Shared};
-use crate::record::{CountersNow, Image, Record};
+use crate::record::{Image, Record};
 use crate::recovery;
 use crate::space::Space;
 use crate::superblock::{Superblocks, next_superblock};
@@ -187,7 +187,7 @@ fn fill<M: Medium>(
         moves.names.insert(*id, log.name(name)?);
     }
 
-    let mut counters = CountersNow { commits: survey.counters.commits, ..survey.counters };
+    let mut counters = survey.counters;
     let mut images = Vec::with_capacity(SNAPSHOT_IMAGES.min(to_usize(survey.counters.records())));
     let mut links = Vec::new();
     let mut flush = |images: &mut Vec<Image>, log: &mut LogCopy<'_, M>| {

@@ -56,9 +56,8 @@ impl Survey {
                 Record::Blob(blob) => {
                     survey.counters.blobs += 1;
                     survey.counters.live_bytes += blob.length;
-                    if blob.length >= LARGE_BYTES {
-                        // Its place is worked out below, in the order of the file.
-                    } else {
+                    // What large ones take is worked out below, in the order of the file.
+                    if blob.length < LARGE_BYTES {
                         survey.small_bytes += blob.frame_bytes();
                     }
                     survey.blobs.push(*blob);
