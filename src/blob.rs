@@ -198,12 +198,6 @@ impl<M: Medium> From<Blob<M>> for bytes::Bytes {
     }
 }
 
-/// Reads frames that stand one behind the other, with one call. `false` where that can't be done: the blobs are read
-/// one by one then, which tells what is wrong with which.
-pub(crate) fn read_run<M: Medium>(medium: &M, first: Offset, frames: &mut [u8]) -> bool {
-    medium.read_at(first, frames).is_ok()
-}
-
 /// Whether the frame of one blob stands right behind that of another one.
 pub(crate) fn adjoin(one: &BlobRecord, other: &BlobRecord) -> bool {
     one.id.checked_add(one.frame_bytes()) == Some(other.id)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use super::Progress;
-use crate::blob::{adjoin, digest_by_read, read_run};
+use crate::blob::{adjoin, digest_by_read};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::{BlobHeader, Frame, LARGE_BYTES, Offset, header_bytes, to_usize};
@@ -108,7 +108,7 @@ impl<M: Medium> Copying<'_, M> {
         for run in numbers.chunk_by(|one, other| adjoin(&self.blobs[*one], &self.blobs[*other])) {
             let (first, last) = (run[0], run[run.len() - 1]);
             let run_bytes = &mut buffer[to_usize(self.places[first].0 - start)..to_usize(self.end(last) - start)];
-            let is_read = read_run(old, self.blobs[first].id, run_bytes);
+            let is_read = old.read_at(self.blobs[first].id, run_bytes).is_ok();
             for &number in run {
                 let frame = to_usize(self.places[number].0 - start)..to_usize(self.end(number) - start);
                 self.small(number, &mut buffer[frame], is_read)?;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::blob::{adjoin, digest_by_read, read_run};
+use crate::blob::{adjoin, digest_by_read};
 use crate::compact::Progress;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -99,7 +99,9 @@ impl<'a, M: Medium> Contents<'a, M> {
             *buffer = vec![0; length];
         }
         let buffer = &mut buffer[..length];
-        let mut frames = if read_run(self.view.medium().as_ref(), run[0].0.id, buffer) { &*buffer } else { &[] };
+        // Where they can't be read at once, each is read for itself: that tells what is wrong with which.
+        let is_read = self.view.medium().read_at(run[0].0.id, buffer).is_ok();
+        let mut frames = if is_read { &*buffer } else { &[] };
         for (blob, _) in run {
             let frame = frames.split_off(..to_usize(blob.frame_bytes()));
             self.blob(blob, frame, part);
