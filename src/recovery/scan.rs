@@ -48,7 +48,7 @@ impl Scan {
         })?;
         let mut scan =
             Scan { marker, groups, chunks, from, tail: from, report: Recovery::default(), residue: false, cut: false };
-        scan.cut_at_torn_payload(medium, marker, file_bytes)?;
+        scan.cut_at_torn_payload(medium, file_bytes)?;
         scan.tail = scan.groups.last().map_or(from, |group| group.tail);
         let tail = scan.tail;
         // A checkpoint is written once all that it names is durable, the file's length too.
@@ -61,7 +61,7 @@ impl Scan {
             damage = damage.or(Some((group.commits[0], "this commit builds on a superblock that is not there")));
         }
         scan.report.lost_superblock = scan.groups.iter().any(|group| group.sequence == sequence + 1);
-        let evidence = scan.look_for_evidence(medium, marker, newest.end.get(), file_bytes)?;
+        let evidence = scan.look_for_evidence(medium, newest.end.get(), file_bytes)?;
         damage = damage.or(evidence);
         if let Some(newer) = cut_off {
             let lost = newer.counters.commits.get().saturating_sub(scan.counters(&newest.counters).commits);
@@ -129,15 +129,15 @@ impl Scan {
     /// One sync may persist a commit without its blobs: the first group that no later commit vouches for and whose
     /// payloads fail their checksums is the end of the log. Payloads are read up to the file's length in all: each is
     /// published once, and they do not overlap. Those that do are forged.
-    fn cut_at_torn_payload<M: Medium>(&mut self, medium: &M, marker: u64, file_bytes: u64) -> Result<()> {
+    fn cut_at_torn_payload<M: Medium>(&mut self, medium: &M, file_bytes: u64) -> Result<()> {
         let vouched = self.vouched();
         let mut keep = self.groups.len();
         let mut budget = file_bytes;
         'groups: for (number, group) in self.groups.iter().enumerate() {
             for &at in group.commits.iter().filter(|&&at| at >= vouched) {
-                let commit = read_commit(medium, marker, at, file_bytes)?;
+                let commit = read_commit(medium, self.marker, at, file_bytes)?;
                 for blob in commit.published().filter(|blob| !blob.synced) {
-                    if payload_checksum(medium, marker, blob.id, file_bytes, &mut budget)? != Some(blob.checksum) {
+                    if payload_checksum(medium, self.marker, blob.id, file_bytes, &mut budget)? != Some(blob.checksum) {
                         keep = number;
                         break 'groups;
                     }
@@ -154,7 +154,6 @@ impl Scan {
     fn look_for_evidence<M: Medium>(
         &mut self,
         medium: &M,
-        marker: u64,
         end: u64,
         file_bytes: u64,
     ) -> Result<Option<(Offset, &'static str)>> {
@@ -170,7 +169,7 @@ impl Scan {
         let io = |e| Error::io("look for data", medium.path(), e);
         while let Some(data) = if at < file_bytes { medium.data_after(Offset(at)).map_err(io)? } else { None } {
             at = data.0 & !(CHUNK_ALIGN - 1);
-            let chunk = read_chunk(medium, marker, Offset(at), file_bytes)?;
+            let chunk = read_chunk(medium, self.marker, Offset(at), file_bytes)?;
             if let Some(chunk) = chunk
                 && replayed.binary_search(&Offset(at)).is_err()
             {
@@ -182,7 +181,7 @@ impl Scan {
         // Chunks that overlap can only be forged; each byte is looked at once all the same.
         let mut seen = 0;
         while let Some((start, end)) = places.pop_first() {
-            let targets = found.look(medium, marker, Offset(start.max(seen)), end)?;
+            let targets = found.look(medium, self.marker, Offset(start.max(seen)), end)?;
             seen = seen.max(end);
             for target in targets.into_iter().filter(|target| (seen..file_bytes).contains(target)) {
                 // A jump is durable only with the frame of the chunk that it leads to: if that can't be read it is
@@ -195,16 +194,15 @@ impl Scan {
         found.commits.retain(|commit| commit.detail.epoch.get() >= self.tail.epoch);
         // A torn write may have lost its first sector, and have the next ones.
         let has_frames = !found.commits.is_empty() || !found.blobs.is_empty();
-        let looks_like_a_frame = head.marker.get() == marker || head.offset.get() == self.tail.at.0 || has_frames;
+        let looks_like_a_frame = head.marker.get() == self.marker || head.offset.get() == self.tail.at.0 || has_frames;
         self.residue = !is_blank || has_frames;
-        self.tell(medium, marker, &found, looks_like_a_frame, file_bytes)
+        self.tell(medium, &found, looks_like_a_frame, file_bytes)
     }
 
     /// Reports what was found behind the log's end. What a commit there says was durable was acknowledged.
     fn tell<M: Medium>(
         &mut self,
         medium: &M,
-        marker: u64,
         found: &Behind,
         looks_like_a_frame: bool,
         file_bytes: u64,
@@ -226,7 +224,7 @@ impl Scan {
             };
             *count += counted;
             for blob in commit.published() {
-                let frame = log::read_frame(medium, marker, blob.id, file_bytes)?;
+                let frame = log::read_frame(medium, self.marker, blob.id, file_bytes)?;
                 if let Some(digest) = frame.and_then(|frame| frame.digest) {
                     put(commit.frame.offset, digest);
                 }
