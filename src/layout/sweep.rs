@@ -96,16 +96,11 @@ impl<'a, M: Medium> Sweep<'a, M> {
 
     fn frame(&mut self, frame: &Frame, to: u64) -> Result<()> {
         let (at, end) = (frame.offset.0, frame.end().0);
-        match frame.kind {
-            Kind::Blob => {
-                let kind = self.kind_of(frame)?;
-                let is_large = frame.length >= LARGE_BYTES;
-                self.blank(at, is_large.then_some(kind));
-                self.parts.push(kind, end);
-                if is_large {
-                    self.slack = (kind, align_up(end, PAGE_BYTES));
-                }
-            }
+        let kind = match frame.kind {
+            Kind::Blob => self.kind_of(frame)?,
+            Kind::Name => self.kind_of_name(frame)?,
+            Kind::Commit | Kind::Chunk | Kind::Jump => PartKind::Log,
+            Kind::Link | Kind::Padding => PartKind::Unknown,
             Kind::Run => {
                 self.blank(at, None);
                 let run: RunDetail = frame.detail();
@@ -115,20 +110,14 @@ impl<'a, M: Medium> Sweep<'a, M> {
                 if run_end <= self.file_bytes {
                     self.run_end = run_end;
                 }
+                return Ok(());
             }
-            Kind::Commit | Kind::Chunk | Kind::Jump => {
-                self.blank(at, None);
-                self.parts.push(PartKind::Log, end);
-            }
-            Kind::Name => {
-                let kind = self.kind_of_name(frame)?;
-                self.blank(at, None);
-                self.parts.push(kind, end);
-            }
-            Kind::Link | Kind::Padding => {
-                self.blank(at, None);
-                self.parts.push(PartKind::Unknown, end);
-            }
+        };
+        let is_large = frame.kind == Kind::Blob && frame.length >= LARGE_BYTES;
+        self.blank(at, is_large.then_some(kind));
+        self.parts.push(kind, end);
+        if is_large {
+            self.slack = (kind, align_up(end, PAGE_BYTES));
         }
         Ok(())
     }
