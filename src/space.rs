@@ -30,7 +30,8 @@ mod private;
 mod reach;
 
 pub use calls::{data_bytes_most, no_space, runs, sync_regions};
-use reach::{Reach, keep_allocated};
+pub(crate) use reach::Reach;
+use reach::keep_allocated;
 
 /// Runs of segments are at least this many, and then a sixteenth of all that there are, up to 8 MiB: a file system
 /// makes room for more with a wait that a caller notices.

@@ -1,18 +1,17 @@
 //! What the index and the superblocks say of the file: blobs and index regions, with their places.
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use super::{PartKind, frame_place};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{
     DEPTH_MAX, Entry, FRAME_ALIGN, IDENTITY_AT, LARGE_BYTES, LIVE_AT, LiveWord, Offset, PAGE_BYTES, SUPERBLOCKS_AT,
-    Superblock, directory_bytes, segment_bytes,
+    directory_bytes, segment_bytes,
 };
 use crate::index::probe::{Stop, directory_index};
 use crate::medium::Medium;
 use crate::record::Record;
+use crate::space::Reach;
 use crate::still::Sight;
-use crate::view::{View, read_vec};
+use crate::view::View;
 
 /// Bytes whose kind is known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +94,7 @@ impl Claims {
         let superblocks = [Some(&sight.superblocks.newest), sight.superblocks.older.as_ref()];
         for superblock in superblocks.into_iter().flatten() {
             let (directory, depth) = (Offset(superblock.directory.get()), superblock.depth.get());
-            segments.extend(named_by(sight.view.medium().as_ref(), superblock)?);
+            segments.extend(Reach::of(sight.view.medium().as_ref(), superblock)?.segments);
             self.page(directory, directory_bytes(depth), PartKind::Index, file_bytes);
         }
         if !sight.view.is_private() {
@@ -125,15 +124,4 @@ fn segment_end<M: Medium>(view: &View<M>, tag: u64) -> Option<u64> {
     let there = entry(first)?;
     let end = (first + 1..1 << depth).find(|&index| entry(index) != Some(there))?;
     Some(end << (64 - depth))
-}
-
-/// The segments in a superblock's directory, neighbours once.
-fn named_by<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Vec<Offset>> {
-    let bytes = 8u64 << superblock.depth.get();
-    let words = read_vec(medium, Offset(superblock.directory.get()), bytes)
-        .map_err(|e| Error::io("read the index directory", medium.path(), e))?;
-    let mut segments: Vec<Offset> =
-        words.chunks_exact(8).map(|word| Entry::unpack(LittleEndian::read_u64(word)).segment).collect();
-    segments.dedup();
-    Ok(segments)
 }

@@ -8,14 +8,14 @@ use crate::medium::Medium;
 use crate::view::read_vec;
 
 /// What a superblock's directory names.
-pub(super) struct Reach {
+pub(crate) struct Reach {
     pub(super) directory: Offset,
     /// Sorted, each once.
-    pub(super) segments: Vec<Offset>,
+    pub(crate) segments: Vec<Offset>,
 }
 
 impl Reach {
-    pub(super) fn of<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Reach> {
+    pub(crate) fn of<M: Medium>(medium: &M, superblock: &Superblock) -> Result<Reach> {
         let directory = Offset(superblock.directory.get());
         let bytes = 8u64 << superblock.depth.get();
         let words =
