@@ -95,7 +95,6 @@ pub struct Space {
     live_segments: u64,
     /// Live segments that were made since the last freeze.
     fresh_segments: u64,
-    index_bytes: u64,
     /// Heads of runs that no checkpoint has synced yet.
     heads: Vec<Region>,
     /// Regions from before the pack was opened that may share blocks with another file.
@@ -137,7 +136,6 @@ impl Space {
             total_segments: 0,
             live_segments: 1,
             fresh_segments: 0,
-            index_bytes: 0,
             heads: Vec::new(),
             foreign: HashSet::default(),
             has_directory: false,
@@ -153,11 +151,6 @@ impl Space {
     /// The newest run.
     pub fn run(&self) -> Offset {
         self.run
-    }
-
-    /// Bytes of all index runs, and live segments. Only true once the regions are known.
-    pub fn index_bytes(&self) -> (u64, u64) {
-        (self.index_bytes, self.live_segments)
     }
 
     /// How many segments are live. Only true once the regions are known.
@@ -368,7 +361,6 @@ impl Space {
             .map_err(|e| Error::io("write the head of an index run", medium.path(), e))?;
         self.heads.push(Region { offset: region.offset, bytes: PAGE_BYTES });
         self.run = region.offset;
-        self.index_bytes += length;
         Ok(Offset(region.offset.0 + PAGE_BYTES))
     }
 
@@ -437,14 +429,12 @@ impl Space {
         if self.regions(medium).is_err() {
             self.run = Offset::NONE;
         }
-        self.index_bytes = 0;
     }
 
     /// All segments and directories of the runs in the file.
-    fn regions<M: Medium>(&mut self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
+    fn regions<M: Medium>(&self, medium: &M) -> Result<(Vec<Offset>, Vec<Region>)> {
         let mut left = data_bytes_most(medium)? / PAGE_BYTES;
         let (mut segments, mut directories) = (Vec::new(), Vec::new());
-        self.index_bytes = 0;
         let (mut at, mut above) = (self.run, self.end);
         // Each run stands below the one that names it, so the walk ends.
         while at != Offset::NONE {
@@ -471,7 +461,6 @@ impl Space {
                 HOLDS_DIRECTORY if sound && count == 1 => directories.push(Region { offset: Offset(first), bytes }),
                 _ => return Err(damaged("an index run contradicts itself")),
             }
-            self.index_bytes += PAGE_BYTES + bytes * count;
             above = at.0;
             at = Offset(run.previous.get());
             if at.0 >= above {
