@@ -266,7 +266,7 @@ impl<M: Medium> BlobWriter<M> {
             return if length >= LARGE_BYTES && self.extent.is_none() { self.make_room(length, 0) } else { Ok(()) };
         }
         self.write_buffer()?;
-        self.write_out(bytes)?;
+        self.write_at(self.written, bytes)?;
         self.written = length;
         Ok(())
     }
@@ -279,10 +279,6 @@ impl<M: Medium> BlobWriter<M> {
         self.buffer = buffer;
         self.buffer.clear();
         result
-    }
-
-    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_at(self.written, bytes)
     }
 
     fn write_at(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
