@@ -414,6 +414,14 @@ pub struct Staged<M: Medium = crate::medium::Disk> {
     counted: Counted<M>,
 }
 
+    /// A blob whose bytes are all at hand.
+    pub(crate) fn whole(shared: Arc<Shared<M>>, algorithm: Algorithm, bytes: &[u8]) -> Result<Staged<M>> {
+        let mut writer = BlobWriter::new(shared, algorithm)?.size_hint(bytes.len() as u64);
+        // The writer keeps its first error and returns it when it is staged.
+        let _ = io::Write::write_all(&mut writer, bytes);
+        writer.stage()
+    }
+
 impl<M: Medium> Staged<M> {
     /// The blob's digest.
     #[must_use]

@@ -12,7 +12,7 @@ use crate::name::Name;
 use crate::pack::{Pack, Shared};
 use crate::record::Descriptor;
 use crate::store::Removed;
-use crate::writer::{BlobWriter, Staged, StagedGuard};
+use crate::writer::{Staged, StagedGuard};
 
 /// Operations that happen together or not at all.
 ///
@@ -70,10 +70,7 @@ impl<M: Medium> Batch<M> {
         if (bytes.len() as u64) < LARGE_BYTES {
             return self.operations.put(self.pack.source().tagger(), algorithm, bytes);
         }
-        let mut writer = BlobWriter::new(self.shared.clone(), algorithm)?.size_hint(bytes.len() as u64);
-        // The writer keeps its first error and returns it with `stage`.
-        let _ = std::io::Write::write_all(&mut writer, bytes);
-        self.add(writer.stage()?)
+        self.add(Staged::whole(self.shared.clone(), algorithm, bytes)?)
     }
 
     /// Stores a blob that a writer has [staged](BlobWriter::stage). Returns its digest.

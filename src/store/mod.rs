@@ -301,20 +301,13 @@ impl<M: Medium> Store<M> {
     /// As for [`put`](Store::put).
     pub fn put_with(&self, algorithm: Algorithm, bytes: &[u8]) -> Result<Descriptor> {
         if bytes.len() as u64 >= LARGE_BYTES {
-            return self.shared.commit_staged(self.stage(algorithm, bytes)?);
+            return self.shared.commit_staged(Staged::whole(self.shared.clone(), algorithm, bytes)?);
         }
         let pack = self.shared.pack();
         pack.writer()?.check()?;
         let mut operations = Operations::default();
         operations.put(pack.source().tagger(), algorithm, bytes)?;
         described(self.shared.commit(operations)?.1)
-    }
-
-    fn stage(&self, algorithm: Algorithm, bytes: &[u8]) -> Result<Staged<M>> {
-        let mut writer = self.writer(algorithm)?.size_hint(bytes.len() as u64);
-        // The writer keeps its first error and returns it here.
-        let _ = std::io::Write::write_all(&mut writer, bytes);
-        writer.stage()
     }
 
     /// A writer for a blob of unknown length. Any number may be open at once.
