@@ -41,14 +41,14 @@ const COPY_BYTES: usize = 256 << 10;
 
 /// A counter that is one higher while this lives.
 struct Counted<M: Medium> {
-    writer: Arc<Pack<M>>,
+    pack: Arc<Pack<M>>,
     which: fn(&Writer<M>) -> &AtomicU64,
 }
 
 impl<M: Medium> Counted<M> {
     fn new(pack: Arc<Pack<M>>, which: fn(&Writer<M>) -> &AtomicU64) -> Result<Counted<M>> {
         which(pack.writer()?).fetch_add(1, Ordering::AcqRel);
-        Ok(Counted { writer: pack, which })
+        Ok(Counted { pack, which })
     }
 
     /// Counts as an open writer of the pack that is current, so that no compaction takes its place before the blob is
@@ -70,7 +70,7 @@ impl<M: Medium> Counted<M> {
 
 impl<M: Medium> Drop for Counted<M> {
     fn drop(&mut self) {
-        if let Ok(writer) = self.writer.writer() {
+        if let Ok(writer) = self.pack.writer() {
             (self.which)(writer).fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -126,7 +126,7 @@ impl<M: Medium> BlobWriter<M> {
     pub(crate) fn new(shared: Arc<Shared<M>>, algorithm: Algorithm) -> Result<BlobWriter<M>> {
         let counted = Counted::open(&shared)?;
         Ok(BlobWriter {
-            pack: counted.writer.clone(),
+            pack: counted.pack.clone(),
             _counted: counted,
             shared,
             hasher: Hasher::new(algorithm),
@@ -218,8 +218,8 @@ impl<M: Medium> BlobWriter<M> {
         } else {
             Content::Large(Box::new(self.seal(digest)?))
         };
-        let pack = self.pack.clone();
-        Ok(Staged { counted: Counted::new(pack.clone(), Writer::staged)?, pack, digest, size: self.written, content })
+        let counted = Counted::new(self.pack.clone(), Writer::staged)?;
+        Ok(Staged { counted, digest, size: self.written, content })
     }
 
     /// Writes what is left and the header, gives back what was too much, and sends the rest to the disk.
@@ -410,10 +410,10 @@ pub struct Staged<M: Medium = crate::medium::Disk> {
     content: Content,
     digest: Digest,
     size: u64,
-    pack: Arc<Pack<M>>,
     counted: Counted<M>,
 }
 
+impl<M: Medium> Staged<M> {
     /// A blob whose bytes are all at hand.
     pub(crate) fn whole(shared: Arc<Shared<M>>, algorithm: Algorithm, bytes: &[u8]) -> Result<Staged<M>> {
         let mut writer = BlobWriter::new(shared, algorithm)?.size_hint(bytes.len() as u64);
@@ -422,7 +422,6 @@ pub struct Staged<M: Medium = crate::medium::Disk> {
         writer.stage()
     }
 
-impl<M: Medium> Staged<M> {
     /// The blob's digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -437,14 +436,14 @@ impl<M: Medium> Staged<M> {
 
     /// Whether it was staged in this pack.
     pub(crate) fn is_of(&self, pack: &Arc<Pack<M>>) -> bool {
-        Arc::ptr_eq(&self.pack, pack)
+        Arc::ptr_eq(&self.counted.pack, pack)
     }
 
     /// Adds it to operations. What comes back holds off a compaction until they are committed.
     pub(crate) fn add_to(self, operations: &mut Operations) -> Result<StagedGuard<M>> {
         match self.content {
             Content::Small(bytes) => {
-                let tagger = self.pack.source().tagger();
+                let tagger = self.counted.pack.source().tagger();
                 operations.put_hashed(tagger, self.digest, &bytes)?;
             }
             Content::Large(large) => operations.list.push(crate::batch::Operation::Large(large)),
