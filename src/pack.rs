@@ -235,12 +235,6 @@ impl<M: Medium> Shared<M> {
         }
     }
 
-    /// Commits one operation.
-    pub(crate) fn commit_one(&self, operation: Operation) -> Result<(Arc<Pack<M>>, Done)> {
-        let (pack, done) = self.commit(operation.into())?;
-        Ok((pack, done.into_iter().next().expect("one operation has one result")))
-    }
-
     pub(crate) fn commit_staged(&self, staged: Staged<M>) -> Result<Descriptor> {
         let mut operations = Operations::default();
         let guard = staged.add_to(&mut operations)?;

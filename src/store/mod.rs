@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::batch::Operations;
+use crate::batch::{Operation, Operations};
 use crate::blob::Blob;
 use crate::commit::Done;
 use crate::compact::{self, CompactOptions, Compacted, Progress};
@@ -325,8 +325,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::TooManyReferences`] at 2^32 - 1.
     #[doc(alias = "Ref")]
     pub fn reference(&self, digest: &Digest) -> Result<Descriptor> {
-        let (_, done) = self.shared.commit_one(crate::batch::Operation::Reference(*digest))?;
-        described(vec![done])
+        described(self.shared.commit(Operation::Reference(*digest).into())?.1)
     }
 
     /// Drops a reference that the caller holds. At zero the blob is removed, and what it links to loses a reference in
@@ -336,7 +335,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all that there are.
     #[doc(alias = "Deref")]
     pub fn dereference(&self, digest: &Digest) -> Result<Removed<M>> {
-        self.give_up(crate::batch::Operation::Dereference(*digest).into())
+        self.give_up(Operation::Dereference(*digest).into())
     }
 
     /// Does the one operation that gives a reference up.
@@ -355,7 +354,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all references on `to`; [`Error::WouldCycle`].
     #[doc(alias = "Link")]
     pub fn link(&self, to: &Digest, from: &Digest) -> Result<()> {
-        self.shared.commit_one(crate::batch::Operation::Link(*to, *from)).map(drop)
+        self.shared.commit(Operation::Link(*to, *from).into()).map(drop)
     }
 
     /// Removes a link, and drops the reference that it held.
@@ -364,7 +363,7 @@ impl<M: Medium> Store<M> {
     /// [`Error::NotFound`]; [`Error::NotLinked`].
     #[doc(alias = "Unlink")]
     pub fn unlink(&self, to: &Digest, from: &Digest) -> Result<Removed<M>> {
-        self.give_up(crate::batch::Operation::Unlink(*to, *from).into())
+        self.give_up(Operation::Unlink(*to, *from).into())
     }
 
     /// Gives a blob a name, which keeps it alive from now on. This *moves* a reference on the blob that the caller
@@ -397,7 +396,7 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NoSuchName`].
     pub fn remove_name(&self, name: &Name) -> Result<Removed<M>> {
-        self.give_up(crate::batch::Operation::RemoveName(name.clone()).into())
+        self.give_up(Operation::RemoveName(name.clone()).into())
     }
 
     /// A batch: operations that happen together or not at all, for the price of one sync.
