@@ -186,7 +186,7 @@ impl OpenOptions {
                         None => continue,
                     }
                 }
-                Err(error) => return Err(open_error(&path, error)),
+                Err(error) => return Err(Error::io("open", &path, error)),
             };
             if let Some(found) = disk.kind().map_err(|e| Error::io("look at the file", &path, e))? {
                 return Err(Error::NotAFile { path, found });
@@ -290,10 +290,6 @@ pub enum How {
     Repair,
     /// Make its index anew.
     Rebuild,
-}
-
-fn open_error(path: &Path, error: std::io::Error) -> Error {
-    Error::io("open", path, error)
 }
 
 fn create_error(path: &Path, error: std::io::Error) -> Error {
