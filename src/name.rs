@@ -44,9 +44,10 @@ impl Name {
         &self.0
     }
 
-    /// Whether a text begins as a digest does: with a supported algorithm's label and a colon.
-    pub(crate) fn is_digest_like(text: &str) -> bool {
-        text.split_once(':').is_some_and(|(label, _)| Algorithm::from_label(label).is_some())
+    /// Where a text begins as a digest does, with a supported algorithm's label and a colon: the two sides of that.
+    pub(crate) fn digest_like(text: &str) -> Option<(Algorithm, &str)> {
+        let (label, hex) = text.split_once(':')?;
+        Some((Algorithm::from_label(label)?, hex))
     }
 }
 
@@ -57,7 +58,7 @@ fn flaw(text: &str) -> Option<&'static str> {
         Some("it is longer than 1024 bytes")
     } else if text.chars().any(char::is_control) {
         Some("it has control characters")
-    } else if Name::is_digest_like(text) {
+    } else if Name::digest_like(text).is_some() {
         Some("it begins as a digest does")
     } else {
         None

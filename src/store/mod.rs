@@ -183,12 +183,8 @@ impl<M: Medium> Store<M> {
     /// [`Error::AmbiguousPrefix`] where several do; [`Error::NoSuchName`], and [`Error::InvalidName`] for what can't be
     /// one.
     pub fn resolve(&self, text: &str) -> Result<Digest> {
-        if !Name::is_digest_like(text) {
-            return self.name(&text.parse()?);
-        }
-        let (label, hex) = text.split_once(':').unwrap_or((text, ""));
-        let algorithm = Algorithm::from_label(label);
-        let is_prefix = algorithm.is_some_and(|algorithm| hex.len() < 2 * algorithm.digest_bytes())
+        let Some((algorithm, hex)) = Name::digest_like(text) else { return self.name(&text.parse()?) };
+        let is_prefix = hex.len() < 2 * algorithm.digest_bytes()
             && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         if !is_prefix {
             return text.parse();
