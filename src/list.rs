@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::Offset;
+use crate::graph::Side;
 use crate::index::probe::Answer;
 use crate::medium::{Disk, Medium};
 use crate::pack::Shared;
-use crate::record::{BlobRecord, Descriptor, Key, Record};
+use crate::record::{Descriptor, Key, Record};
 use crate::source::Source;
 use crate::view::View;
 
@@ -100,7 +101,7 @@ impl<M: Medium> Iterator for List<M> {
 /// or give one again. To give up all links of a blob, ask anew until there is none.
 pub struct Links<M: Medium = Disk> {
     source: Arc<Source<M>>,
-    outward: bool,
+    side: Side,
     digest: Digest,
     /// The one that came last.
     last: Option<Digest>,
@@ -128,14 +129,14 @@ impl<M> Clone for Place<M> {
 
 impl<M: Medium> Links<M> {
     /// What the blob with this digest links to, or what links to it; `None` where it is not stored.
-    pub(crate) fn of(source: Arc<Source<M>>, digest: &Digest, outward: bool) -> Result<Option<Links<M>>> {
+    pub(crate) fn of(source: Arc<Source<M>>, digest: &Digest, side: Side) -> Result<Option<Links<M>>> {
         let begun = source.ask(|view| {
             let Some(blob) = view.blob_record(digest)? else { return Ok(None) };
-            let (next, left) = ends(&blob, outward);
+            let (next, left) = (side.first(&blob), side.limit(&blob));
             let (last, before) = (Offset::NONE, Offset::NONE);
             Ok(Some((Place { medium: view.medium().clone(), blob: blob.id, last, before, next }, left)))
         })?;
-        Ok(begun.map(|(at, left)| Links { source, outward, digest: *digest, last: None, at, left }))
+        Ok(begun.map(|(at, left)| Links { source, side, digest: *digest, last: None, at, left }))
     }
 
     /// The next one, and where it goes on from there; `None` at the end.
@@ -162,7 +163,7 @@ impl<M: Medium> Links<M> {
         }
         let Some(blob) = view.blob_record(&self.digest)? else { return Ok(None) };
         let (medium, none) = (view.medium().clone(), Offset::NONE);
-        let next = ends(&blob, self.outward).0;
+        let next = self.side.first(&blob);
         let mut place = Place { medium, blob: blob.id, last: none, before: none, next };
         if let Some(last) = &self.last {
             let Some(last) = view.blob_record(last)? else { return Ok(None) };
@@ -175,18 +176,12 @@ impl<M: Medium> Links<M> {
 
     /// What comes before and after the link with this blob at its other end, if there is such a link.
     fn beside(&self, view: &View<M>, place: &Place<M>, other: Offset) -> Answer<Option<(Offset, Offset)>> {
-        let (from, to) = if self.outward { (place.blob, other) } else { (other, place.blob) };
+        let (from, to) = self.side.ends(place.blob, other);
         Ok(match view.record(Key::Link(from, to), view.tagger().of_link(from, to))? {
-            Some(Record::Link(link)) if self.outward => Some((link.previous_out, link.next_out)),
-            Some(Record::Link(link)) => Some((link.previous_in, link.next_in)),
+            Some(Record::Link(link)) => Some((self.side.previous(&link), self.side.next(&link))),
             _ => None,
         })
     }
-}
-
-/// The first in a blob's list, and how many there can be.
-fn ends(blob: &BlobRecord, outward: bool) -> (Offset, u64) {
-    if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, blob.held.into()) }
 }
 
 impl<M: Medium> Iterator for Links<M> {

@@ -8,7 +8,7 @@ use crate::record::{BlobRecord, LinkRecord};
 /// Which of its lists. A list belongs to a blob, its owner; each link in it is named by the id of the blob at its other
 /// end.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// What the owner links to.
     Out,
     /// What links to the owner.
@@ -17,14 +17,14 @@ pub(super) enum Side {
 
 impl Side {
     /// The ends (from, to) of the link with this name.
-    pub(super) const fn ends(self, owner: Offset, name: Offset) -> (Offset, Offset) {
+    pub(crate) const fn ends(self, owner: Offset, name: Offset) -> (Offset, Offset) {
         match self {
             Side::Out => (owner, name),
             Side::In => (name, owner),
         }
     }
 
-    pub(super) const fn first(self, owner: &BlobRecord) -> Offset {
+    pub(crate) const fn first(self, owner: &BlobRecord) -> Offset {
         match self {
             Side::Out => owner.first_out,
             Side::In => owner.first_in,
@@ -32,21 +32,21 @@ impl Side {
     }
 
     /// The most links that the owner's list can have.
-    pub(super) fn limit(self, owner: &BlobRecord) -> u64 {
+    pub(crate) fn limit(self, owner: &BlobRecord) -> u64 {
         match self {
             Side::Out => owner.out_count,
             Side::In => owner.held.into(),
         }
     }
 
-    pub(super) const fn previous(self, link: &LinkRecord) -> Offset {
+    pub(crate) const fn previous(self, link: &LinkRecord) -> Offset {
         match self {
             Side::Out => link.previous_out,
             Side::In => link.previous_in,
         }
     }
 
-    pub(super) const fn next(self, link: &LinkRecord) -> Offset {
+    pub(crate) const fn next(self, link: &LinkRecord) -> Offset {
         match self {
             Side::Out => link.next_out,
             Side::In => link.next_in,

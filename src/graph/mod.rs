@@ -44,6 +44,7 @@ mod part_tests;
 mod tests;
 
 pub use cascade::{Left, Removed, space_bytes};
+pub(crate) use lists::Side;
 pub use names::Named;
 pub use outcome::Outcome;
 
@@ -57,7 +58,6 @@ use crate::error::{Error, Result};
 use crate::format::Offset;
 use crate::name::Name;
 use crate::record::{BlobRecord, CountersNow, LinkRecord, NameRecord, Neighbour};
-use lists::Side;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 

@@ -10,6 +10,7 @@ use crate::compact::{self, CompactOptions, Compacted, Progress};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::format::LARGE_BYTES;
+use crate::graph::Side;
 use crate::list::{Descriptors, Links, List};
 use crate::medium::{Disk, Medium};
 use crate::name::Name;
@@ -267,7 +268,7 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
     pub fn links(&self, digest: &Digest) -> Result<Links<M>> {
-        self.list_links(digest, true)
+        self.list_links(digest, Side::Out)
     }
 
     /// The blobs that link to this one, who keep it alive; the newest link comes first.
@@ -276,11 +277,11 @@ impl<M: Medium> Store<M> {
     /// # Errors
     /// [`Error::NotFound`] where it is not stored.
     pub fn referrers(&self, digest: &Digest) -> Result<Links<M>> {
-        self.list_links(digest, false)
+        self.list_links(digest, Side::In)
     }
 
-    fn list_links(&self, digest: &Digest, outward: bool) -> Result<Links<M>> {
-        Links::of(self.shared.source(), digest, outward)?.ok_or(Error::NotFound { digest: *digest })
+    fn list_links(&self, digest: &Digest, side: Side) -> Result<Links<M>> {
+        Links::of(self.shared.source(), digest, side)?.ok_or(Error::NotFound { digest: *digest })
     }
 
     /// Stores a blob under its SHA-256, with one reference; where it is stored already, adds one.

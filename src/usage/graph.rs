@@ -8,19 +8,10 @@ use crate::compact::for_all_records;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::{Offset, to_u64};
-use crate::graph::space_bytes;
+use crate::graph::{Side, space_bytes};
 use crate::medium::Medium;
 use crate::record::{BlobRecord, Key, Record};
 use crate::view::View;
-
-/// Which way links are followed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// From a blob to what it links to.
-    Out,
-    /// From a blob to what links to it.
-    In,
-}
 
 /// A blob without its digest, which is in its frame.
 #[derive(Clone, Copy)]
@@ -59,7 +50,7 @@ pub(super) struct Graph {
 
 impl Graph {
     /// All that can be reached from a blob, which is number 0. Links out are in the order in which they were made.
-    pub(super) fn reach<M: Medium>(view: &View<M>, digest: &Digest, way: Way) -> Result<Graph> {
+    pub(super) fn reach<M: Medium>(view: &View<M>, digest: &Digest, side: Side) -> Result<Graph> {
         let first = view.blob_record(digest).map_err(|stop| stop.into_error(view))?;
         let first = first.ok_or(Error::NotFound { digest: *digest })?;
         let mut graph = Graph { nodes: vec![Node::of(&first)], starts: vec![0], ends: Vec::new() };
@@ -68,7 +59,7 @@ impl Graph {
         let mut at = 0;
         while let Some(blob) = records.get(at).copied() {
             let from = graph.ends.len();
-            for id in neighbours(view, &blob, way)? {
+            for id in neighbours(view, &blob, side)? {
                 let number = match numbers.get(&id) {
                     Some(&number) => number,
                     None => {
@@ -169,22 +160,18 @@ fn record_of<M: Medium>(view: &View<M>, id: Offset) -> Result<BlobRecord> {
 }
 
 /// The ids of a blob's neighbours, the newest first. The list is no longer than its count.
-fn neighbours<M: Medium>(view: &View<M>, blob: &BlobRecord, way: Way) -> Result<Vec<Offset>> {
-    let (mut next, count) = match way {
-        Way::Out => (blob.first_out, blob.out_count),
-        Way::In => (blob.first_in, u64::from(blob.held)),
-    };
+fn neighbours<M: Medium>(view: &View<M>, blob: &BlobRecord, side: Side) -> Result<Vec<Offset>> {
+    let (mut next, count) = (side.first(blob), side.limit(blob));
     let mut ids = Vec::new();
     while next != Offset::NONE {
         if to_u64(ids.len()) == count {
             return Err(view.damaged(blob.id, "a list of links is longer than its count"));
         }
         ids.push(next);
-        let (from, to) = if way == Way::Out { (blob.id, next) } else { (next, blob.id) };
+        let (from, to) = side.ends(blob.id, next);
         let link = view.record(Key::Link(from, to), view.tagger().of_link(from, to));
         next = match link.map_err(|stop| stop.into_error(view))? {
-            Some(Record::Link(link)) if way == Way::Out => link.next_out,
-            Some(Record::Link(link)) => link.next_in,
+            Some(Record::Link(link)) => side.next(&link),
             _ => return Err(view.damaged(blob.id, "a list of links is broken")),
         };
     }

@@ -1,9 +1,10 @@
 //! What a blob keeps.
 
-use super::graph::{Graph, Way};
+use super::graph::Graph;
 use super::{Amount, Kept};
 use crate::digest::Digest;
 use crate::error::Result;
+use crate::graph::Side;
 use crate::medium::Medium;
 use crate::pack::Shared;
 use crate::still::stand_still;
@@ -109,7 +110,7 @@ impl<'t> Lines<'t> {
 /// Everything that the blob's links lead to; see [`Store::tree`](crate::Store::tree).
 pub fn tree<M: Medium>(shared: &Shared<M>, digest: &Digest) -> Result<Tree> {
     let (mut tree, moving) = stand_still(shared, |sight| {
-        let graph = Graph::reach(sight.view, digest, Way::Out)?;
+        let graph = Graph::reach(sight.view, digest, Side::Out)?;
         let mut is_unique = vec![false; graph.nodes.len()];
         graph.remove(0, &mut graph.references(), |number| is_unique[number] = true, |_| {});
         let (mut unique, mut shared, mut blobs) = (Amount::default(), Amount::default(), Vec::new());

@@ -1,11 +1,12 @@
 //! What keeps a blob.
 
 use super::Kept;
-use super::graph::{Graph, Node, Way};
+use super::graph::{Graph, Node};
 use super::names::Holder;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::Offset;
+use crate::graph::Side;
 use crate::medium::Medium;
 use crate::name::Name;
 use crate::pack::Shared;
@@ -147,7 +148,7 @@ fn counts(graph: &Graph, holders: &[Vec<Holder>]) -> Option<Vec<u128>> {
 pub fn why<M: Medium>(shared: &Shared<M>, digest: &Digest) -> Result<Why> {
     let (mut why, moving) = stand_still(shared, |sight| {
         let view = sight.view;
-        let graph = Graph::reach(view, digest, Way::In)?;
+        let graph = Graph::reach(view, digest, Side::In)?;
         let mut blobs = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             let digest = view.digest_at(node.id).map_err(|stop| stop.into_error(view))?;

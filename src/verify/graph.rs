@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::Verifier;
 use crate::format::Offset;
+use crate::graph::Side;
 use crate::medium::Medium;
 use crate::record::{BlobRecord, CountersNow, Key, NameRecord, Neighbour, Record};
 
@@ -18,8 +19,8 @@ impl<M: Medium> Verifier<'_, M> {
                 let what = format!("{} references, of which links and names hold {}", blob.references, blob.held);
                 self.found(Some(blob.id), *digest, what);
             }
-            for outward in [true, false] {
-                if let Err(what) = self.list(blob, outward, names) {
+            for side in [Side::Out, Side::In] {
+                if let Err(what) = self.list(blob, side, names) {
                     self.found(Some(blob.id), *digest, what);
                 }
             }
@@ -81,30 +82,30 @@ impl<M: Medium> Verifier<'_, M> {
     }
 
     /// Walks a list; the number of steps is bounded by the count that the blob has.
-    fn list(&mut self, blob: &BlobRecord, outward: bool, names: u64) -> Result<(), String> {
-        let held = u64::from(blob.held);
-        let links = held.saturating_sub(names);
-        if !outward && held < names {
+    fn list(&mut self, blob: &BlobRecord, side: Side, names: u64) -> Result<(), String> {
+        let (name, names) = match side {
+            Side::Out => ("the list of links out", 0),
+            Side::In => ("the list of links in", names),
+        };
+        let held = side.limit(blob);
+        let Some(count) = held.checked_sub(names) else {
             return Err(format!("links and names hold {held} references, but it has {names} names"));
-        }
-        let (mut next, count) = if outward { (blob.first_out, blob.out_count) } else { (blob.first_in, links) };
-        let name = if outward { "the list of links out" } else { "the list of links in" };
+        };
+        let mut next = side.first(blob);
         let mut previous = Offset::NONE;
         for _ in 0..count {
-            let (from, to) = if outward { (blob.id, next) } else { (next, blob.id) };
+            let (from, to) = side.ends(blob.id, next);
             let tag = self.view.tagger().of_link(from, to);
             let Ok(Some(Record::Link(link))) = self.view.record(Key::Link(from, to), tag) else {
                 return Err(format!("{name} is broken at {next}"));
             };
-            let (before, after) =
-                if outward { (link.previous_out, link.next_out) } else { (link.previous_in, link.next_in) };
-            if before != previous {
+            if side.previous(&link) != previous {
                 return Err(format!("{name} does not run back from {next}"));
             }
             if let Some(listed) = self.links.get_mut(&(from, to)) {
-                listed[usize::from(!outward)] = true;
+                listed[side as usize] = true;
             }
-            (previous, next) = (next, after);
+            (previous, next) = (next, side.next(&link));
         }
         if next == Offset::NONE { Ok(()) } else { Err(format!("{name} is longer than its count of {count}")) }
     }
