@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use super::Kept;
 use crate::compact::for_all_records;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -20,10 +21,10 @@ pub(super) struct Node {
     pub(super) size: u64,
     /// See [`space_bytes`].
     pub(super) space: u64,
-    pub(super) references: u32,
+    references: u32,
     /// Those that neither links nor names hold.
     pub(super) own: u32,
-    pub(super) link_count: u64,
+    link_count: u64,
 }
 
 impl Node {
@@ -36,6 +37,13 @@ impl Node {
             own: blob.references.saturating_sub(blob.held),
             link_count: blob.out_count,
         }
+    }
+
+    /// The blob as callers are told of it.
+    pub(super) fn kept<M: Medium>(&self, view: &View<M>, shared: bool) -> Result<Kept> {
+        let digest = view.digest_at(self.id).map_err(|stop| stop.into_error(view))?;
+        let (ref_count, link_count) = (self.references.into(), self.link_count);
+        Ok(Kept { digest, size: self.size, ref_count, link_count, shared })
     }
 }
 

@@ -120,13 +120,7 @@ pub fn tree<M: Medium>(shared: &Shared<M>, digest: &Digest) -> Result<Tree> {
             } else {
                 shared.add(node.size, node.space)
             }
-            blobs.push(Kept {
-                digest: sight.view.digest_at(node.id).map_err(|stop| stop.into_error(sight.view))?,
-                size: node.size,
-                ref_count: node.references.into(),
-                link_count: node.link_count,
-                shared: !is_unique,
-            });
+            blobs.push(node.kept(sight.view, !is_unique)?);
         }
         Ok(Tree { graph, blobs, unique, shared, moving: false })
     })?;

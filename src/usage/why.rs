@@ -149,12 +149,7 @@ pub fn why<M: Medium>(shared: &Shared<M>, digest: &Digest) -> Result<Why> {
     let (mut why, moving) = stand_still(shared, |sight| {
         let view = sight.view;
         let graph = Graph::reach(view, digest, Side::In)?;
-        let mut blobs = Vec::with_capacity(graph.nodes.len());
-        for node in &graph.nodes {
-            let digest = view.digest_at(node.id).map_err(|stop| stop.into_error(view))?;
-            let (ref_count, link_count) = (node.references.into(), node.link_count);
-            blobs.push(Kept { digest, size: node.size, ref_count, link_count, shared: false });
-        }
+        let blobs = graph.nodes.iter().map(|node| node.kept(view, false)).collect::<Result<_>>()?;
         let names = view.names(!sight.is_moving).map_err(|stop| stop.into_error(view))?;
         let holders = holders(&graph, names);
         let counts =
