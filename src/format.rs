@@ -964,7 +964,7 @@ impl Frame {
         };
         let header_bytes = algorithm.map_or(64, header_bytes);
         let all = bytes.get(..to_usize(header_bytes))?;
-        if head.checksum.get() != checksum_without(all, Self::checksum_at()) {
+        if head.checksum.get() != checksum_without(all, FrameHeader::CHECKSUM_AT) {
             return None;
         }
         let digest = match algorithm {
@@ -987,10 +987,6 @@ impl Frame {
             detail: head.detail,
             digest,
         })
-    }
-
-    const fn checksum_at() -> usize {
-        FrameHeader::CHECKSUM_AT
     }
 
     /// Where the body begins.

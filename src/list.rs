@@ -32,7 +32,7 @@ impl<M: Medium> Descriptors<M> {
 
     fn fill(&mut self, from: u64) -> Result<()> {
         let source = self.shared.source();
-        let (blobs, next) = source.ask(|view| {
+        let (mut blobs, next) = source.ask(|view| {
             let (records, next) = view.records_from(from)?;
             let mut blobs = Vec::new();
             for record in records {
@@ -48,7 +48,6 @@ impl<M: Medium> Descriptors<M> {
             }
             Ok((blobs, next))
         })?;
-        let mut blobs = blobs;
         blobs.sort_unstable_by_key(|(tag, digest, _)| (*tag, *digest));
         // One that dies and comes back in one batch has two records for a moment.
         blobs.dedup_by_key(|(_, digest, _)| *digest);

@@ -109,12 +109,11 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     let file_bytes = whole_pages(medium.as_ref(), limit)?;
     let mut space = Space::new(&before, limit);
     space.skip_to(file_bytes);
-    let view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
+    let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let clean = scan.groups.is_empty() && !scan.residue && scan.report == Recovery::default();
     let mut table =
         Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random(medium.as_ref())?);
     let mut tail = scan.tail;
-    let mut view = view;
     let mut extents = Extents::behind(before.end.get());
     make_private(medium.as_ref(), &tail, file_bytes)?;
     if !clean {

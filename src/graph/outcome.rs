@@ -4,8 +4,7 @@ use super::{Changes, Records, Removal, Touched};
 use crate::digest::Digest;
 use crate::format::Offset;
 use crate::name::Name;
-use crate::record::CountersNow;
-use crate::record::{Image, NameRecord, Record};
+use crate::record::{CountersNow, Image, NameRecord, Record};
 
 /// What a batch comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
