@@ -228,8 +228,7 @@ fn encode_frame(
     bytes[start..start + 64].copy_from_slice(head.as_bytes());
 }
 
-/// The header of a blob frame and the checksum that its publication carries, `payload` being the CRC-32 of the payload
-/// so far.
+/// The checksum that the publication of a blob with this header carries, `payload` being the CRC-32 of its payload.
 #[must_use]
 pub fn seal_blob(header: &BlobHeader, mut payload: crc32fast::Hasher) -> u32 {
     payload.update(header.bytes());

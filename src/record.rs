@@ -55,7 +55,7 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// Its references: those that callers hold, and one for each blob that links to it.
+    /// Its references: those that callers hold, and one for each blob that links to it and for each of its names.
     pub ref_count: u64,
     /// How many blobs it links to.
     pub link_count: u64,

@@ -74,7 +74,7 @@ pub struct Recovery {
     pub dropped_commits: u64,
     /// Whether the newest superblock was damaged, so that the older one and the log had to serve.
     pub lost_superblock: bool,
-    /// Acknowledged commits that damage has cut off. Not empty only after a repair.
+    /// Acknowledged commits that damage has cut off. Not 0 only after a repair.
     pub lost_commits: u64,
     /// Blobs that these had stored.
     pub lost_blobs: Vec<Digest>,

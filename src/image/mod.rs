@@ -64,7 +64,8 @@
 //!
 //! It never unpacks anything into the file system, and never reads outside of the source: entries of archives that are
 //! not plain files under the names that such an archive has are refused by name. Nothing that is compressed is
-//! decompressed. An export changes no count, and never writes over anything but the archive that it is to write.
+//! decompressed. An export changes no count, and never writes over anything but the archive that it is to write, or a
+//! layout's `index.json` and its damaged blobs.
 
 mod archive;
 mod docker;

@@ -329,7 +329,7 @@ impl<M: Medium> Store<M> {
     /// turn.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all that there are.
+    /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links and names hold all that there are.
     #[doc(alias = "Deref")]
     pub fn dereference(&self, digest: &Digest) -> Result<Removed<M>> {
         self.give_up(Operation::Dereference(*digest).into())
@@ -348,7 +348,8 @@ impl<M: Medium> Store<M> {
     /// where the two are linked already the caller's reference is consumed all the same.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links hold all references on `to`; [`Error::WouldCycle`].
+    /// [`Error::NotFound`]; [`Error::NoSpareReference`] where links and names hold all references on `to`;
+    /// [`Error::WouldCycle`].
     #[doc(alias = "Link")]
     pub fn link(&self, to: &Digest, from: &Digest) -> Result<()> {
         self.shared.commit(Operation::Link(*to, *from).into()).map(drop)
