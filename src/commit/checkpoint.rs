@@ -229,10 +229,13 @@ impl<M: Medium> Writer<M> {
     ///
     /// # Errors
     /// Those of `work`; with `alone` also [`Error::InUse`] where writers are open or blobs are staged, and that of a
-    /// writer that failed before.
+    /// writer that failed before. Without it whoever looks may go on: what was on its way then stays there for ever.
     pub fn pause_commits(&self, alone: bool, work: impl FnOnce(&Superblocks) -> Result<bool>) -> Result<bool> {
         let superblocks = lock(&self.superblocks);
-        let mut state = self.at_peace()?;
+        let mut state = match self.at_peace() {
+            Err(_) if !alone => lock(&self.state),
+            state => state?,
+        };
         if alone {
             // A checkpoint may have failed while this waited for the locks: what the index in the file is like is not
             // known.

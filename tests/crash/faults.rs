@@ -1,7 +1,8 @@
 //! Calls that fail: for every one of a run, of an opening and of a creation. The handle acknowledges nothing more, reads
 //! go on, and after a reopening and a power cut on top all that was acknowledged is there.
 
-use blobpack::{Algorithm, Digest, Durability, Error};
+use blobpack::medium::Medium;
+use blobpack::{Algorithm, Digest, Durability, Error, Store};
 
 use super::check::{caught, recovers, state_of};
 use super::history::kind;
@@ -57,6 +58,23 @@ fn cut_and_reopened(rig: &Rig, allowed: &[Model], contents: &Contents, random: &
     power_cut(&[found], random).map_err(|error| format!("reopened, then cut, {error}"))
 }
 
+/// A handle that failed still shows what is there, as a whole too.
+fn looks_go_on<M: Medium>(store: &Store<M>, model: &Model) -> Result<(), String> {
+    let looked = |what: &str, error: Error| format!("{what} does not go on: {error}");
+    let verified = store.verify().map_err(|error| looked("verify", error))?;
+    if !verified.damage.is_empty() || verified.partial || verified.blobs != model.blobs.len() as u64 {
+        return Err(format!("verify found {verified:?}"));
+    }
+    store.layout().map_err(|error| looked("layout", error))?;
+    store.compaction_estimate().map_err(|error| looked("compaction_estimate", error))?;
+    store.usage().map_err(|error| looked("usage", error))?;
+    for digest in model.blobs.keys().take(2) {
+        store.tree(digest).map_err(|error| looked("tree", error))?;
+        store.why(digest).map_err(|error| looked("why", error))?;
+    }
+    Ok(())
+}
+
 /// Lets the `n`th call of the script fail; `false` if there are not that many.
 fn script(prepared: &Prepared, n: u64, failure: Failure) -> Result<bool, String> {
     let rig = Rig::new(prepared.disk.directory(), n);
@@ -96,6 +114,9 @@ fn script(prepared: &Prepared, n: u64, failure: Failure) -> Result<bool, String>
         if seen != model {
             return Err(format!("{context}: {}", super::differences(&seen, &[model])));
         }
+    }
+    if poisoned.is_some() {
+        looks_go_on(&store, &model)?;
     }
     let struck = !rig.clear_failure();
     let mut random = Random(n);
