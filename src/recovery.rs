@@ -175,6 +175,28 @@ fn give_up<M: Medium>(medium: &M, space: &Space, file_bytes: u64) {
     let _ = medium.punch(Offset(file_bytes), space.end().0.saturating_sub(file_bytes));
 }
 
+/// Opens a pack for writing whatever acknowledged commits damage has cut off: by the index that the log goes on from,
+/// or, where that is damaged too, by what is left of the log, which may have all of it.
+pub fn repair<M: Medium>(medium: &Arc<M>, limit: u64) -> Result<(View<M>, Start, Recovery)> {
+    let superblocks = Superblocks::read(medium.as_ref());
+    // Where a directory stands that came later, by which all is found, a commit would be refused.
+    let is_astray = superblocks.is_ok_and(|superblocks| {
+        Space::check_runs(medium.as_ref(), &superblocks.newest).is_err_and(|error| error.is_damage())
+    });
+    let by_index = || open(medium, limit, true);
+    let by_log = || rebuild(medium, limit, true);
+    match if is_astray { by_log() } else { by_index() } {
+        Err(error) if error.is_damage() => {
+            if is_astray {
+                by_index()
+            } else {
+                by_log()
+            }
+        }
+        opened => opened,
+    }
+}
+
 /// Opens a pack and makes its index anew from the log alone.
 pub fn rebuild<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(View<M>, Start, Recovery)> {
     let mut superblocks = cut_off::superblocks(medium.as_ref(), limit)?;

@@ -225,11 +225,7 @@ impl OpenOptions {
         }
         let (view, start, recovery) = match how {
             How::Open => recovery::open(&medium, self.max_bytes, false)?,
-            How::Repair => match recovery::open(&medium, self.max_bytes, true) {
-                // The index that the log goes on from is damaged too; what is left of the log may have all of it.
-                Err(error) if error.is_damage() => recovery::rebuild(&medium, self.max_bytes, true)?,
-                opened => opened?,
-            },
+            How::Repair => recovery::repair(&medium, self.max_bytes)?,
             How::Rebuild => recovery::rebuild(&medium, self.max_bytes, false)?,
         };
         medium.remove_leftovers();
