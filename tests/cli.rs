@@ -205,6 +205,7 @@ fn wrong_usage_exits_with_2() {
         &["put", "store.pack", "--wait", "-1"],
         &["get", "store.pack", "sha256:00000000", "--range", "5"],
         &["get", "store.pack", "sha256:00000000", "--range", "a..b"],
+        &["get", "store.pack", "sha256:00000000", "--range", "+1..3"],
         &["compact", "store.pack", "--min-dead", "101"],
         // What is no digest and no name, and what is a prefix but too short.
         &["get", "store.pack", "sha256:nonsense"],
@@ -447,6 +448,8 @@ fn get_of_a_range() {
         place.call(["get", "store.pack", &digest, "--range", text, "-o", "file"]).expect(code::DONE);
         assert_eq!(fs::read(place.path("file")).unwrap(), get.stdout, "{text}");
     }
+    let get = place.call(["get", "store.pack", &digest, "-o", "-"]).expect(code::DONE);
+    assert!(get.stdout == bytes && !place.path("-").exists());
     for text in ["0..200001", "200001..", "5..4"] {
         let message = place.call(["get", "store.pack", &digest, "--range", text]).refuses(code::FAILED);
         assert!(message.contains("200000"), "{message}");

@@ -36,7 +36,7 @@ pub struct Get {
     pack: ReadPack,
     /// The blob, by its digest or the first digits of it, or by its name
     digest: String,
-    /// Write to this file
+    /// Write to this file; - is standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only these bytes: from START to before END, counted from 0; without one of them from the beginning or to the end
@@ -51,6 +51,8 @@ struct Range {
     end: Option<u64>,
 }
 
+const NO_NUMBER: &str = "START and END are numbers of bytes";
+
 impl FromStr for Range {
     type Err = &'static str;
 
@@ -58,7 +60,9 @@ impl FromStr for Range {
         let (start, end) = text.split_once("..").ok_or("two dots belong between START and END")?;
         let number = |text: &str| match text {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| "START and END are numbers of bytes"),
+            // A sign, which the parser would take, is more likely a slip.
+            text if text.starts_with('+') => Err(NO_NUMBER),
+            text => text.parse().map(Some).map_err(|_| NO_NUMBER),
         };
         Ok(Range { start: number(start)?, end: number(end)? })
     }
@@ -80,14 +84,14 @@ impl Get {
         checking.finish_and_clear();
         checked?;
 
-        let Some(path) = &self.output else {
+        let Some(path) = self.output.filter(|path| path.as_os_str() != "-") else {
             return match copy(&blob, range, &io::stdout(), &ProgressBar::hidden()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                 copied => copied.map_err(|error| Failure::new(format!("standard output: {error}"))),
             };
         };
         let bar = progress::bar("writing", range.end - range.start);
-        let written = Target::create(path, &store.path()).and_then(|target| {
+        let written = Target::create(&path, &store.path()).and_then(|target| {
             copy(&blob, range, target.file(), &bar)?;
             target.publish()
         });
