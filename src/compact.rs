@@ -47,14 +47,17 @@ use crate::record::{Image, Record};
 use crate::recovery;
 use crate::space::Space;
 use crate::superblock::{Superblocks, next_superblock};
+use crate::verify::Finding;
 use crate::view::View;
 
 mod copy;
+mod left_out;
 mod log_copy;
 mod moves;
 mod survey;
 
 use copy::Copying;
+use left_out::LeftOut;
 use log_copy::LogCopy;
 use moves::Moves;
 use survey::Survey;
@@ -80,6 +83,7 @@ pub struct Progress {
 pub struct CompactOptions {
     min_dead: u8,
     output: Option<PathBuf>,
+    leave_out_damaged: bool,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
@@ -105,6 +109,19 @@ impl CompactOptions {
         self
     }
 
+    /// Leaves out what is damaged, and would make a compaction fail: blobs whose bytes are not what their digests say,
+    /// or can't be read, with all links to and from them and their names; and names whose texts are damaged.
+    /// [`Compacted::left_out`] tells of each. A reference that such a link or name held on another blob becomes a
+    /// caller's, so that nothing goes with it. Every blob is read twice, and told of twice.
+    ///
+    /// Without [`output`](CompactOptions::output) the damaged pack is gone afterwards, with what could still be read of
+    /// these blobs.
+    #[must_use]
+    pub fn leave_out_damaged(mut self) -> CompactOptions {
+        self.leave_out_damaged = true;
+        self
+    }
+
     /// Is told how far it has come. Commits wait meanwhile, so one from in here would wait for ever, and so would a new
     /// writer, and whatever else makes commits wait.
     #[must_use]
@@ -116,12 +133,16 @@ impl CompactOptions {
 
 impl std::fmt::Debug for CompactOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CompactOptions").field("min_dead", &self.min_dead).field("output", &self.output).finish()
+        f.debug_struct("CompactOptions")
+            .field("min_dead", &self.min_dead)
+            .field("output", &self.output)
+            .field("leave_out_damaged", &self.leave_out_damaged)
+            .finish_non_exhaustive()
     }
 }
 
 /// What a compaction came to. Bytes are what the files take on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Compacted {
@@ -135,13 +156,15 @@ pub struct Compacted {
     pub blobs: u64,
     /// Whether nothing was done, because too little would have been given back.
     pub skipped: bool,
+    /// The blobs and names that were [left out](CompactOptions::leave_out_damaged), with what is wrong with each.
+    pub left_out: Vec<Finding>,
 }
 
 /// Fills a new medium with what the view shows.
 fn fill<M: Medium>(
     view: &View<M>,
     before: &Superblocks,
-    survey: &Survey,
+    (left_out, survey): (&LeftOut, &Survey),
     medium: &Arc<M>,
     settings: &Settings,
     progress: &mut dyn FnMut(Progress),
@@ -197,7 +220,7 @@ fn fill<M: Medium>(
         images.clear();
         result
     };
-    for_all_records(view, |record| {
+    left_out.for_the_others(view, |record| {
         let record = moves.moved(view, record)?;
         if let Record::Link(_) = record {
             links.push(record);
@@ -217,7 +240,7 @@ fn fill<M: Medium>(
     links.sort_unstable_by_key(|link| std::cmp::Reverse(link.tag()));
     let born = recovery::random(medium.as_ref())?;
     let mut builder = Builder::new(medium.as_ref(), &mut space, slots, depth, born)?;
-    for_all_records(view, |record| {
+    left_out.for_the_others(view, |record| {
         if let Record::Blob(_) | Record::Name(_) = record {
             while links.last().is_some_and(|link| link.tag() <= record.tag()) {
                 let link = links.pop().expect("it was just looked at");
@@ -317,16 +340,29 @@ fn compact_once<M: Medium>(
         }
         let source = pack.source();
         let view = source.renew()?;
-        let survey = Survey::run(&view, writer.totals().0.commits)?;
+        // It calls back. A panic of that goes on once the locks are free: nothing was replaced yet. Any later one than
+        // those of `find` and `fill` leaves them locked for good, as nobody knows then which file is the pack.
+        let finding = AssertUnwindSafe(|| match options.leave_out_damaged {
+            true => LeftOut::find(&view, told),
+            false => Ok(LeftOut::default()),
+        });
+        let left_out = match catch_unwind(finding) {
+            Ok(left_out) => left_out?,
+            Err(panic) => {
+                panicked = Some(panic);
+                return Ok(false);
+            }
+        };
+        let survey = Survey::run(&view, &left_out, writer.totals().0.commits)?;
         // It is neither the pack's nor to be missing for the new file.
         old.give_room_back();
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
         let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
         let need = survey.need(slots, depth, settings.tuning.reserve_segments);
         if gives_too_little(&view, settings, before_bytes, options.min_dead)? {
-            let nothing =
-                Compacted { before_bytes, after_bytes: before_bytes, freed_bytes: 0, blobs: 0, skipped: true };
-            compacted = Some(nothing);
+            let (after_bytes, left_out) = (before_bytes, Vec::new());
+            compacted =
+                Some(Compacted { before_bytes, after_bytes, freed_bytes: 0, blobs: 0, skipped: true, left_out });
             return Ok(false);
         }
         let place = output.unwrap_or(old.path());
@@ -334,9 +370,7 @@ fn compact_once<M: Medium>(
             true => Error::NoSpace { path: place.into(), needed: need },
             false => Error::io("create the new file", place, error),
         })?);
-        // It calls back. A panic of that goes on once the locks are free: nothing was replaced yet. Any later one
-        // leaves them locked for good, as nobody knows then which file is the pack.
-        let filling = AssertUnwindSafe(|| fill(&view, superblocks, &survey, &new, settings, told));
+        let filling = AssertUnwindSafe(|| fill(&view, superblocks, (&left_out, &survey), &new, settings, told));
         let (new_view, start) = match catch_unwind(filling) {
             Ok(filled) => filled?,
             Err(panic) => {
@@ -346,8 +380,8 @@ fn compact_once<M: Medium>(
         };
         let after_bytes = new.blocks().map_err(io("look at the new file"))?;
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
-        let blobs = survey.counters.blobs;
-        compacted = Some(Compacted { before_bytes, after_bytes, freed_bytes, blobs, skipped: false });
+        let (blobs, left_out) = (survey.counters.blobs, left_out.findings);
+        compacted = Some(Compacted { before_bytes, after_bytes, freed_bytes, blobs, skipped: false, left_out });
         if output.is_some() {
             new.publish(false).map_err(|error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { path: new.path().into() },

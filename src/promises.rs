@@ -69,6 +69,9 @@
 //!   (`rot::an_unreadable_index_of_a_killed_store_is_a_named_error`,
 //!   `rot::the_tool_survives_a_disk_that_goes_bad_under_a_killed_store`). Other reads go through the map, where it is a
 //!   signal.
+//! * What is lost need not stay in the pack: a compaction that is [told to](crate::CompactOptions::leave_out_damaged)
+//!   leaves it out and says so, with its links and names, and all else is as it was
+//!   (`leave_out::what_is_damaged_is_left_out_and_the_rest_is_as_it_was`).
 //! * A torn end of the log is cut off and reported; damage before it is an error, never a silent cut
 //!   (`rot::a_damaged_newest_commit_is_dropped_with_a_word`,
 //!   `rot::a_damaged_chunk_frame_behind_a_sound_jump_does_not_hide_its_commits`), also where the file itself was cut

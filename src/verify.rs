@@ -15,7 +15,7 @@
 //! what never changes is checked, which [`Verified::partial`] says. Where a writer comes in the middle of it, all is
 //! checked again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::format::{IDENTITY_AT, Identity, Offset, SUPERBLOCKS_AT, Superblock};
 use crate::index::probe::Stop;
 use crate::log::{Tail, read_name};
 use crate::medium::Medium;
+use crate::mend::digest_of_bytes;
 use crate::name::Name;
 use crate::pack::Shared;
 use crate::record::{BlobRecord, CountersNow, NameRecord, Record};
@@ -375,7 +376,10 @@ impl<'a, M: Medium> Verifier<'a, M> {
                         self.lost.push((blob.id, self.result.damage.len()));
                         self.found(Some(blob.id), *digest, what);
                     }
-                    Wrong::Record(what) => self.found(Some(blob.id), *digest, what),
+                    Wrong::Record(what) => {
+                        self.lost.push((blob.id, self.result.damage.len()));
+                        self.found(Some(blob.id), *digest, what);
+                    }
                     Wrong::Payload(at, digest, what) => torn.push((blob.id, at, digest, what)),
                 }
             }
@@ -424,6 +428,25 @@ fn check<M: Medium>(
     verifier.torn(torn);
     verifier.referrers();
     verifier.result
+}
+
+/// Reads blobs. Returns them in the order of the file, with their digests, and of each whose bytes can't be had what is
+/// wrong. (The header alone can be made again.)
+pub(crate) fn read_blobs<M: Medium>(
+    view: &View<M>,
+    blobs: Vec<BlobRecord>,
+    progress: &mut dyn FnMut(Progress),
+) -> (Vec<(BlobRecord, Option<Digest>)>, BTreeMap<Offset, Finding>) {
+    let mut verifier = Verifier::new(view, true);
+    verifier.blobs = blobs.into_iter().map(|blob| (blob, None)).collect();
+    verifier.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+    let torn = verifier.contents(progress, |_| {});
+    verifier.torn(torn);
+    let record = |id| verifier.blobs.binary_search_by_key(&id, |(blob, _)| blob.id).map(|n| &verifier.blobs[n].0);
+    let is_lost = |id| record(id).is_ok_and(|blob| digest_of_bytes(view, blob).is_none());
+    let lost = verifier.lost.iter().filter(|(id, _)| is_lost(*id));
+    let lost = lost.map(|(id, number)| (*id, verifier.result.damage[*number].clone())).collect();
+    (verifier.blobs, lost)
 }
 
 /// Verifies the pack that is current; see [`Store::verify`](crate::Store::verify).

@@ -856,6 +856,39 @@ fn verify_lists_all_damage() {
 }
 
 #[test]
+fn compact_leaves_out_what_is_damaged_where_it_is_told_to() {
+    let place = Place::new();
+    let bytes = noise(100_000);
+    let (lost, holder) = (place.put(&bytes), place.put(b"holder"));
+    place.text(["link", "store.pack", "--to", &lost, "--from", &holder]);
+    let calls = |more: &[&str]| place.call([&["compact", "store.pack", "--output", "sound.pack"], more].concat());
+    let compacted = calls(&["--json", "--leave-out-damaged"]).expect(code::DONE).text();
+    let compacted: Value = serde_json::from_str(&compacted).unwrap();
+    assert_keys(&compacted, &["before_bytes", "after_bytes", "freed_bytes", "left_out"]);
+    assert_eq!(compacted["left_out"], serde_json::json!([]));
+    fs::remove_file(place.path("sound.pack")).unwrap();
+
+    place.spoil(&bytes[50_000..50_100]);
+    let message = calls(&[]).refuses(code::DAMAGE);
+    assert!(message.contains(&lost) && !place.path("sound.pack").exists(), "{message}");
+    let compacted = calls(&["--leave-out-damaged"]).expect(code::DONE);
+    let told = format!("; linked to by {holder}");
+    let is_told = |line: &str| line.starts_with("left out: offset ") && line.contains(&lost) && line.ends_with(&told);
+    assert!(compacted.stderr.lines().any(is_told), "{}", compacted.stderr);
+    assert_eq!(place.text(["ls", "sound.pack"]), format!("{holder}\n"));
+    place.text(["verify", "sound.pack"]);
+    place.call(["verify", "store.pack"]).expect(code::DAMAGE);
+
+    // What was lost can be stored and linked again.
+    assert_eq!(
+        place.call_with_input(["put", "sound.pack"], &bytes).expect(code::DONE).text().split(' ').next(),
+        Some(&*lost)
+    );
+    place.text(["link", "sound.pack", "--to", &lost, "--from", &holder]);
+    assert_eq!(place.call(["get", "sound.pack", &lost]).expect(code::DONE).stdout, bytes);
+}
+
+#[test]
 fn verify_says_what_it_did_not_look_at() {
     let place = Place::new();
     place.put(b"hello");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use blobpack::CompactOptions;
+use blobpack::{CompactOptions, Finding};
 
 use super::failure::Failure;
 use super::output::{Output, Size, note};
@@ -17,22 +17,30 @@ use super::progress;
 /// Copies what is alive into a new file, checking every digest on the way, and puts it in the pack's place. Until then
 /// the pack is untouched; readers that have it open go on undisturbed.
 ///
-/// Counts: none change.
+/// Counts: none change; of a link or a name that --leave-out-damaged leaves out the reference becomes a caller's, so
+/// that its blob stays.
 ///
-/// Costs: every live blob is read, hashed and written once. While it runs it needs as much free space as `stat` says
-/// that it would leave: the live blobs and a new index. Other processes can't write meanwhile.
+/// Costs: every live blob is read, hashed and written once, with --leave-out-damaged read and hashed twice. While it
+/// runs it needs as much free space as `stat` says that it would leave: the live blobs and a new index. Other processes
+/// can't write meanwhile.
 ///
 /// Never: touches the pack before its successor is whole and durable, disturbs who reads the old file, copies a damaged
-/// blob.
+/// blob, loses one without being told to.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   blobpack compact store.pack
   blobpack compact --min-dead 25 --wait 60 store.pack
   blobpack compact --output ../elsewhere/store.pack store.pack
+  blobpack compact --leave-out-damaged --output sound.pack store.pack
 
 Prints the bytes before, after and freed.
---json prints one object: {\"before_bytes\",\"after_bytes\",\"freed_bytes\"}.")]
+A damaged blob is an error, and nothing is changed; let `verify --repair` do first what it can. What then is still \
+damaged --leave-out-damaged leaves out and tells: blobs, with their links and names, and names whose texts are \
+damaged. What links to them is incomplete until they are stored and linked again. Without --output the damaged pack \
+is replaced.
+--json prints one object: {\"before_bytes\",\"after_bytes\",\"freed_bytes\"}, with --leave-out-damaged also \
+\"left_out\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...].")]
 pub struct Compact {
     #[command(flatten)]
     pack: WritePack,
@@ -42,6 +50,9 @@ pub struct Compact {
     /// Write the compacted pack to this file, on another file system if need be, and leave the pack as it is
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Leave out blobs and names that are damaged, and tell each
+    #[arg(long)]
+    leave_out_damaged: bool,
     #[command(flatten)]
     format: Json,
 }
@@ -52,6 +63,8 @@ struct Report {
     before_bytes: u64,
     after_bytes: u64,
     freed_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<Vec<Finding>>,
 }
 
 impl Compact {
@@ -66,17 +79,24 @@ impl Compact {
         if let Some(output) = self.output {
             options = options.output(output);
         }
+        if self.leave_out_damaged {
+            options = options.leave_out_damaged();
+        }
         let follower = bar.clone();
         options = options.progress(move |done| progress::follow(&follower, &done));
         let compacted = store.compact_with(options);
         bar.finish_and_clear();
         let compacted = compacted?;
+        for finding in &compacted.left_out {
+            note(&format!("left out: {finding}"));
+        }
         let mut output = Output::new();
         if self.format.json {
             output.json(&Report {
                 before_bytes: compacted.before_bytes,
                 after_bytes: compacted.after_bytes,
                 freed_bytes: compacted.freed_bytes,
+                left_out: self.leave_out_damaged.then_some(compacted.left_out),
             })?;
         } else {
             output.line(format_args!("before  {:>20}", Size::on_stdout(compacted.before_bytes)))?;

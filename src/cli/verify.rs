@@ -34,7 +34,7 @@ keeps what stands before the damage. Each name that it has to remove is told. A 
 again if all of its log is there; one that has lost commits, and is shorter than both of its checkpoints say, stays \
 as it is. \
 Then it verifies again: what is listed, and the exit code, are about the pack as it is afterwards. Take \
-a copy of the file first; the bytes of a damaged blob can't be repaired.
+a copy of the file first; the bytes of a damaged blob can't be repaired, but `compact` can make a sound pack without it.
 --json prints one object: {\"blobs\",\"bytes\",\
 \"damage\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...]}, with \"partial\":true where counts and index \
 were not compared.")]

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::{BlobHeader, Frame, LARGE_BYTES, Offset, header_bytes, to_usize};
 use crate::log::read_frame;
 use crate::medium::Medium;
+use crate::mend::digest_of_bytes;
 use crate::record::BlobRecord;
 use crate::view::View;
 
@@ -128,7 +129,7 @@ impl<M: Medium> Copying<'_, M> {
         let blob = &self.blobs[number];
         let header = to_usize(header_bytes(blob.algorithm));
         let digest = if is_read {
-            self.digest(blob, Frame::parse(frame, self.view.marker(), blob.id))?
+            self.digest(blob, Ok(Frame::parse(frame, self.view.marker(), blob.id)))?
         } else {
             self.read_digest(blob)?
         };
@@ -171,16 +172,26 @@ impl<M: Medium> Copying<'_, M> {
     fn read_digest(&self, blob: &BlobRecord) -> Result<Digest> {
         let old = self.view.medium().as_ref();
         let end = old.length().map_err(|e| Error::io("length", old.path(), e))?;
-        self.digest(blob, read_frame(old, self.view.marker(), blob.id, end)?)
+        self.digest(blob, read_frame(old, self.view.marker(), blob.id, end))
     }
 
-    fn digest(&self, blob: &BlobRecord, frame: Option<Frame>) -> Result<Digest> {
-        let none = "a record speaks of a blob frame here, but there is none";
-        let digest = frame.and_then(|frame| frame.digest).ok_or_else(|| self.view.damaged(blob.id, none))?;
-        if self.view.tagger().of_blob(&digest) != blob.tag {
-            return Err(self.view.damaged(blob.id, "the record has the tag of another digest"));
+    /// The same of a frame that was read. Where the header is damaged and the bytes are not, these tell it: the new file
+    /// gets a header of its own.
+    fn digest(&self, blob: &BlobRecord, frame: Result<Option<Frame>>) -> Result<Digest> {
+        let found = frame.map(|frame| frame.and_then(|frame| frame.digest));
+        if let Ok(Some(digest)) = found
+            && self.view.tagger().of_blob(&digest) == blob.tag
+        {
+            return Ok(digest);
         }
-        Ok(digest)
+        if let Some(digest) = digest_of_bytes(self.view, blob) {
+            return Ok(digest);
+        }
+        let what = match found? {
+            Some(_) => "the record has the tag of another digest",
+            None => "a record speaks of a blob frame here, but there is none",
+        };
+        Err(self.view.damaged(blob.id, what))
     }
 
     /// Reads a blob with system calls, hands it on in pieces, and compares its digest.

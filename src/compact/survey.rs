@@ -1,6 +1,6 @@
 //! What lives, and what that needs in the new file.
 
-use super::SNAPSHOT_IMAGES;
+use super::{LeftOut, SNAPSHOT_IMAGES};
 use crate::commit::{RESERVED_LOG_BYTES, Tuning};
 use crate::digest::Algorithm;
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn run<M: Medium>(view: &View<M>, commits: u64) -> Result<Survey> {
+    pub(super) fn run<M: Medium>(view: &View<M>, left_out: &LeftOut, commits: u64) -> Result<Survey> {
         view.check_index_readable()?;
         let mut survey = Survey {
             blobs: Vec::new(),
@@ -41,7 +41,7 @@ impl Survey {
             extent_bytes: 0,
         };
         let end = view.medium().length().map_err(|e| Error::io("length", view.medium().path(), e))?;
-        for_all_records(view, |record| {
+        left_out.for_the_others(view, |record| {
             match record {
                 Record::Link(_) => survey.counters.links += 1,
                 Record::Name(NameRecord { id: Offset::NONE, .. }) => {}

@@ -36,6 +36,7 @@ impl Files {
         let directory = SimDirectory::new(24 << 20);
         let mut identity = Identity::new_zeroed();
         identity.marker = U64::new(MARKER);
+        identity.secret = std::array::from_fn(|at| (at * 37 % 251).to_le_bytes()[0]);
         directory.insert("old", vec![0; 1 << 20]);
         let old = Arc::new(directory.open("old", true).unwrap());
         let new = directory.create("new").unwrap();
@@ -173,6 +174,10 @@ fn an_error_names_the_blob_that_is_damaged() {
         said(&files.copy().unwrap_err(), id + header, "have the digest");
         let files = new();
         files.flip(id + 20);
+        // The bytes are whole, and say what the header was.
+        files.copy().unwrap();
+        files.check();
+        files.flip(id + header + 49);
         said(&files.copy().unwrap_err(), id, "there is none");
         let mut files = new();
         files.blobs[number].tag ^= 1;
@@ -193,6 +198,20 @@ fn where_a_run_cannot_be_read_each_blob_is_read_for_itself() {
     assert!(matches!(&error, Error::Io { operation: "read a payload", .. }), "{error}");
     files.flip(files.blobs[0].id.0 + 64);
     said(&files.copy().unwrap_err(), files.blobs[0].id.0 + 64, "have the digest");
+}
+
+#[test]
+fn a_header_that_cannot_be_read_is_made_anew() {
+    for length in [100, LARGE_BYTES] {
+        let files = Files::new(&[(50, 0, 0), (length, 0, 0)]);
+        let id = files.blobs[1].id.0;
+        files.directory.set_unreadable("old", id..id + 64);
+        files.copy().unwrap();
+        files.check();
+        files.directory.set_unreadable("old", id..id + header_bytes(files.blobs[1].algorithm) + 1);
+        let error = files.copy().unwrap_err();
+        assert!(matches!(&error, Error::Io { .. }), "{error}");
+    }
 }
 
 /// Parts are written at once; a part's bytes are not written twice.
