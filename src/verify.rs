@@ -430,23 +430,24 @@ fn check<M: Medium>(
     verifier.result
 }
 
-/// Reads blobs. Returns them in the order of the file, with their digests, and of each whose bytes can't be had what is
-/// wrong. (The header alone can be made again.)
+/// Reads blobs, which it sorts by their places and gives their digests. Returns what is wrong with those whose bytes
+/// can't be had. (The header alone can be made again.)
 pub(crate) fn read_blobs<M: Medium>(
     view: &View<M>,
-    blobs: Vec<BlobRecord>,
+    blobs: &mut Vec<(BlobRecord, Option<Digest>)>,
     progress: &mut dyn FnMut(Progress),
-) -> (Vec<(BlobRecord, Option<Digest>)>, BTreeMap<Offset, Finding>) {
-    let mut verifier = Verifier::new(view, true);
-    verifier.blobs = blobs.into_iter().map(|blob| (blob, None)).collect();
-    verifier.blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+) -> BTreeMap<Offset, Finding> {
+    blobs.sort_unstable_by_key(|(blob, _)| blob.id);
+    let mut verifier = Verifier { blobs: std::mem::take(blobs), ..Verifier::new(view, true) };
     let torn = verifier.contents(progress, |_| {});
     verifier.torn(torn);
-    let record = |id| verifier.blobs.binary_search_by_key(&id, |(blob, _)| blob.id).map(|n| &verifier.blobs[n].0);
-    let is_lost = |id| record(id).is_ok_and(|blob| digest_of_bytes(view, blob).is_none());
-    let lost = verifier.lost.iter().filter(|(id, _)| is_lost(*id));
-    let lost = lost.map(|(id, number)| (*id, verifier.result.damage[*number].clone())).collect();
-    (verifier.blobs, lost)
+    *blobs = verifier.blobs;
+    let is_lost = |id| {
+        let found = blobs.binary_search_by_key(&id, |(blob, _)| blob.id);
+        found.is_ok_and(|number| digest_of_bytes(view, &blobs[number].0).is_none())
+    };
+    let lost = verifier.lost.into_iter().filter(|(id, _)| is_lost(*id));
+    lost.map(|(id, number)| (id, verifier.result.damage[number].clone())).collect()
 }
 
 /// Verifies the pack that is current; see [`Store::verify`](crate::Store::verify).

@@ -44,13 +44,13 @@ impl LeftOut {
         let (mut blobs, mut names) = (Vec::new(), Vec::new());
         for_all_records(view, |record| {
             match record {
-                Record::Blob(blob) => blobs.push(*blob),
+                Record::Blob(blob) => blobs.push((*blob, None)),
                 Record::Name(name) if name.id != Offset::NONE => names.push(*name),
                 Record::Name(_) | Record::Link(_) => {}
             }
             Ok(())
         })?;
-        let (blobs, mut lost) = read_blobs(view, blobs, progress);
+        let mut lost = read_blobs(view, &mut blobs, progress);
         let digest_of = |id: Offset| blobs.binary_search_by_key(&id, |(blob, _)| blob.id).ok().and_then(|n| blobs[n].1);
         let mut left_out = LeftOut { blobs: lost.keys().copied().collect(), ..LeftOut::default() };
         for name in &names {
