@@ -175,8 +175,8 @@ impl<M: Medium> Copying<'_, M> {
         self.digest(blob, read_frame(old, self.view.marker(), blob.id, end))
     }
 
-    /// The same of a frame that was read. Where the header is damaged and the bytes are not, these tell it: the new file
-    /// gets a header of its own.
+    /// The same of a frame that was read. Where the header is damaged and the bytes are not, these tell it: the new
+    /// file gets a header of its own.
     fn digest(&self, blob: &BlobRecord, frame: Result<Option<Frame>>) -> Result<Digest> {
         let found = frame.map(|frame| frame.and_then(|frame| frame.digest));
         if let Ok(Some(digest)) = found
