@@ -12,10 +12,10 @@ impl Space {
     /// The changes of the index since `before` were forgotten. What was allocated stays where it is: others may have
     /// allocated behind it, and the next open finds it.
     pub fn roll_back(&mut self, before: Space) {
-        let Space { segments, released, directories, retired, promised, live_segments, .. } = before;
+        let Space { segments, released, directories, retired, promised, live_segments, owns_directory, .. } = before;
         (self.segments, self.released) = (segments, released);
         (self.directories, self.retired) = (directories, retired);
-        (self.promised, self.live_segments) = (promised, live_segments);
+        (self.promised, self.live_segments, self.owns_directory) = (promised, live_segments, owns_directory);
         self.hide();
     }
 

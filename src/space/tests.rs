@@ -392,6 +392,20 @@ fn directories_are_reserved_only_where_there_are_none() {
     assert_eq!(space.secure_directories(&medium, PAGE, 2), 2);
 }
 
+/// The live directory is the one from before again, and may share its blocks with another file.
+#[test]
+fn a_directory_that_was_taken_for_nothing_is_not_the_live_one() {
+    let (_, medium) = file();
+    let mut space = empty();
+    space.foreign.insert(Offset(START));
+    let before = space.clone();
+    space.hide();
+    space.take_directory(&medium, PAGE).unwrap();
+    space.roll_back(before);
+    space.reserve_directories(&medium, PAGE).unwrap();
+    assert_eq!(space.directories.len(), 3);
+}
+
 /// A space of 16 segments, and the first of them, which are taken first.
 fn sixteen(medium: &Sim) -> (Space, [Offset; 5]) {
     let mut space = empty();
