@@ -111,11 +111,14 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
     space.skip_to(file_bytes);
     let mut view = View::new(medium.clone(), &superblocks.identity, before.slots.get())?;
     let clean = scan.groups.is_empty() && !scan.residue && scan.report == Recovery::default();
-    let mut table =
-        Table::new(before.slots.get(), live_of(&superblocks), before.sequence.get(), random(medium.as_ref())?);
     let mut tail = scan.tail;
     let mut extents = Extents::behind(before.end.get());
     make_private(medium.as_ref(), &tail, file_bytes)?;
+    if clean {
+        superblocks.settle(medium.as_ref())?;
+    }
+    let frozen = superblocks.newest.sequence.get();
+    let mut table = Table::new(before.slots.get(), live_of(&superblocks), frozen, random(medium.as_ref())?);
     if !clean {
         rewrite(medium.as_ref(), &scan, file_bytes)?;
         space.forget();
@@ -129,8 +132,6 @@ pub fn open<M: Medium>(medium: &Arc<M>, limit: u64, repair: bool) -> Result<(Vie
         let counters = scan.counters(&before.counters);
         finish(medium.as_ref(), &mut superblocks, &mut table, &mut space, &tail, (newest, moved), counters)?;
         space = Space::new(&superblocks.newest, limit);
-    } else {
-        superblocks.settle(medium.as_ref())?;
     }
     publish(&mut view, &mut table, &tail)?;
     give_back(medium.as_ref(), &scan, extents, file_bytes)?;

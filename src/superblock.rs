@@ -125,10 +125,20 @@ impl Superblocks {
 
     /// Writes the one that counts again, the same bytes, and waits until it is durable: its writer may have ended
     /// before it was. The next one goes over the other, which until then is all that a power cut is sure to leave.
-    pub fn settle<M: Medium>(&self, medium: &M) -> Result<()> {
+    ///
+    /// Where the log goes on in a chunk that no jump leads to, so does the other one: the recovery that began the chunk
+    /// may have ended between the two.
+    pub fn settle<M: Medium>(&mut self, medium: &M) -> Result<()> {
+        let newest = self.newest;
         medium
-            .write_at(SUPERBLOCKS_AT[self.slot], &[self.newest.as_bytes()], true)
-            .map_err(|e| Error::io("write a superblock again", medium.path(), e))
+            .write_at(SUPERBLOCKS_AT[self.slot], &[newest.as_bytes()], true)
+            .map_err(|e| Error::io("write a superblock again", medium.path(), e))?;
+        let begins_chunk = newest.tail.get() == newest.chunk.get() + PLAIN_BYTES;
+        if begins_chunk && self.older.is_none_or(|older| older.tail != newest.tail) {
+            let sequence = U64::new(newest.sequence.get() + 1);
+            self.write(medium, Superblock { sequence, ..newest })?;
+        }
+        Ok(())
     }
 
     /// Writes the identity again where its copy at the head of the file is damaged.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use blobpack::medium::{Sim, SimDirectory};
+use blobpack::format::SUPERBLOCKS_AT;
+use blobpack::medium::{Action, Sim, SimDirectory, Step};
 use blobpack::store::How;
 use blobpack::{Recovery, Store};
 
@@ -66,6 +67,17 @@ fn a_reader_looks_again_before_it_tells_a_damage_but_not_for_ever() {
     assert!((2..100).contains(&pauses), "{pauses}");
 }
 
+/// The same pack with bytes behind its log, and where they stand.
+fn followed_by_no_frame(directory: &SimDirectory) -> (SimDirectory, usize) {
+    let mut bytes = directory.bytes(NAME).unwrap();
+    let payload = bytes.windows(600).position(|window| window == [1; 600]).unwrap();
+    let tail = (payload + 640..).step_by(64).find(|at| bytes[*at..at + 64] == [0; 64]).unwrap();
+    bytes[tail + 40] = 7;
+    let cut = SimDirectory::new(FILE_BYTES_MAX);
+    cut.insert(NAME, bytes);
+    (cut, tail)
+}
+
 /// Frames that are written over something else could not be told from it after a power cut.
 #[test]
 fn the_log_goes_on_elsewhere_where_bytes_that_are_no_frame_follow_it() {
@@ -73,12 +85,7 @@ fn the_log_goes_on_elsewhere_where_bytes_that_are_no_frame_follow_it() {
     let store = create(&directory, &options()).unwrap();
     store.put(&[1; 600]).unwrap();
     store.close().unwrap();
-    let mut bytes = directory.bytes(NAME).unwrap();
-    let payload = bytes.windows(600).position(|window| window == [1; 600]).unwrap();
-    let tail = (payload + 640..).step_by(64).find(|at| bytes[*at..at + 64] == [0; 64]).unwrap();
-    bytes[tail + 40] = 7;
-    let cut = SimDirectory::new(FILE_BYTES_MAX);
-    cut.insert(NAME, bytes);
+    let (cut, tail) = followed_by_no_frame(&directory);
     cut.record(true);
     let store = open(&cut, &options()).unwrap();
     assert_eq!(store.recovery(), Recovery::default(), "nothing was dropped that is known of");
@@ -86,6 +93,34 @@ fn the_log_goes_on_elsewhere_where_bytes_that_are_no_frame_follow_it() {
     store.put(&[2; 600]).unwrap();
     assert_eq!(cut.bytes(NAME).unwrap()[tail + 40], 7);
     assert_eq!(open(&killed(&cut), &options()).unwrap().list().count(), 2);
+}
+
+/// One whose writer was killed between the two superblocks that lead to the log was taken for whole by the next one, and
+/// when the one superblock rotted, all that this had committed was cut off.
+#[test]
+fn both_superblocks_lead_to_a_log_that_goes_on_elsewhere_though_a_writer_was_killed_between_them() {
+    let directory = SimDirectory::new(FILE_BYTES_MAX);
+    let store = create(&directory, &options()).unwrap();
+    store.put(&[1; 600]).unwrap();
+    store.close().unwrap();
+    let (cut, _) = followed_by_no_frame(&directory);
+    cut.record(true);
+    let before = cut.step_count();
+    open(&cut, &options()).unwrap();
+    let steps = cut.steps();
+    let is_superblock =
+        |step: &Step| matches!(step.action, Action::Write { offset, .. } if SUPERBLOCKS_AT.contains(&offset));
+    let first = before + steps[before..].iter().position(is_superblock).unwrap();
+    let left = SimDirectory::replay(&steps, first + 1, FILE_BYTES_MAX);
+    let store = open(&left, &options()).unwrap();
+    store.put(&[2; 600]).unwrap();
+    for at in SUPERBLOCKS_AT {
+        let mut bytes = left.bytes(NAME).unwrap();
+        bytes[at.0 as usize..][..4096].fill(0);
+        let rotten = SimDirectory::new(FILE_BYTES_MAX);
+        rotten.insert(NAME, bytes);
+        assert_eq!(open(&rotten, &options()).unwrap().list().count(), 2);
+    }
 }
 
 /// The log of a pack that holds nothing may say nothing at all.
