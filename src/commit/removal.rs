@@ -18,11 +18,11 @@ use crate::batch::{Operation, Operations};
 use crate::commit::{Durability, RESERVED_LOG_BYTES};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, directory_bytes, live};
+use crate::format::{FILE_BYTES_MAX, Offset, PAGE_BYTES, directory_bytes, live, to_u64, to_usize};
 use crate::graph::{Changes, Left, Records, Removed};
 use crate::log::{CommitFields, encode_part, group_bytes};
 use crate::map::Map;
-use crate::medium::Medium;
+use crate::medium::{Medium, is_full};
 use crate::name::Name;
 use crate::record::{BlobRecord, CountersNow, Key, LinkRecord, NameRecord, Neighbour, Record};
 use crate::view::View;
@@ -38,6 +38,8 @@ struct Parts {
     removed: Removed,
     images: u64,
     bytes: u64,
+    /// The end of what they have written into the chunk that the log is in.
+    written: Offset,
     /// They can't be forgotten any more: the last frame is on its way, or there.
     stay: bool,
 }
@@ -68,7 +70,8 @@ impl<M: Medium> Writer<M> {
         let shown = applied.table.hide(superblocks.newest.sequence.get() + 1);
         let plan = Plan { tail: state.tail, heads: Vec::new(), chunks: Vec::new() };
         let (removed, images, bytes, stay) = (Removed::default(), 0, 0, false);
-        let mut parts = Parts { plan, counters: state.counters, removed, images, bytes, stay };
+        let written = state.tail.at;
+        let mut parts = Parts { plan, counters: state.counters, removed, images, bytes, written, stay };
         let done = self.write_parts(&state, &mut applied, &operations.list[0], &mut parts);
         match &done {
             Ok(()) => (applied.tail, applied.counters) = (parts.plan.tail, parts.counters),
@@ -77,9 +80,16 @@ impl<M: Medium> Writer<M> {
                 let mut space = lock(&self.space);
                 space.roll_back(before);
                 while let Some(chunk) = parts.plan.chunks.pop() {
-                    space.give_back(self.medium.as_ref(), chunk);
+                    if parts.plan.heads.iter().any(|(at, _)| *at == chunk.offset) {
+                        space.give_back(self.medium.as_ref(), chunk);
+                    } else {
+                        // It was written: nobody else gets its place, where recovery could find what is left of it.
+                        let _ = self.medium.punch(chunk.offset, chunk.bytes);
+                    }
                 }
                 applied.table.show_again(shown);
+                drop(space);
+                self.write_over(&state, &parts).inspect_err(|error| self.fail(&applied, error))?;
             }
         }
         done?;
@@ -152,6 +162,9 @@ impl<M: Medium> Writer<M> {
                 self.medium
                     .write_at(at, &[&bytes], durable)
                     .map_err(|e| Error::io("write a commit", self.medium.path(), e))?;
+                if at.0 < state.tail.chunk_end {
+                    parts.written = Offset(at.0 + to_u64(bytes.len()));
+                }
             }
             parts.removed.add_part(&removed, at);
             for image in &outcome.images {
@@ -165,6 +178,20 @@ impl<M: Medium> Writer<M> {
             }
         }
         Ok(())
+    }
+
+    /// Writes zeros over the parts that are forgotten. The next commit may be shorter, and recovery would follow a jump
+    /// behind it to what others have by then. Where each write takes space a full disk may leave them.
+    fn write_over(&self, state: &State, parts: &Parts) -> Result<()> {
+        let zeros = vec![0; to_usize(parts.written.0 - state.tail.at.0)];
+        if zeros.is_empty() {
+            return Ok(());
+        }
+        let durable = self.settings.durability == Durability::PowerLoss;
+        match self.medium.write_at(state.tail.at, &[&zeros], durable) {
+            Err(error) if !is_full(&error) => Err(Error::io("write over a commit", self.medium.path(), error)),
+            _ => Ok(()),
+        }
     }
 
     /// The view, with a map of all that was allocated.

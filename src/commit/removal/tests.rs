@@ -4,9 +4,9 @@
 use super::*;
 use crate::commit::Tuning;
 use crate::commit::in_flight::Current;
-use crate::format::Entry;
-use crate::medium::{Sim, SimDirectory};
-use crate::store::Store;
+use crate::format::{Entry, Kind};
+use crate::medium::{Action, Sim, SimDirectory, Step};
+use crate::store::{How, Store};
 
 /// A pack with a blob that links to twenty, after a checkpoint, so that the newest superblock names the whole index.
 fn tree(durability: Durability) -> (SimDirectory, Store<Sim>, Digest) {
@@ -190,4 +190,39 @@ fn damage_that_a_removal_meets_is_an_error_with_nothing_changed() {
         assert_eq!(store.dereference(&root).unwrap().blobs(), 21);
         assert!(store.verify().unwrap().damage.is_empty());
     }
+}
+
+/// A large blob had the place of a chunk that such a removal had begun, or one behind it. After a kill, what was left
+/// of the removal led there, and the blob was said to be dropped, though it was not.
+#[test]
+fn what_a_removal_that_comes_to_nothing_has_written_is_not_found_again() {
+    let mut chunks = 0;
+    for fill in (90_000..100_000).step_by(200) {
+        let (directory, store, root) = tree(Durability::PowerLoss);
+        store.put(&vec![1; 50_000]).unwrap();
+        store.put(&vec![2; fill - 50_000]).unwrap();
+        store.checkpoint().unwrap();
+        let pack = store.shared().pack();
+        let writer = pack.writer().unwrap();
+        let leaf = Digest::of(crate::digest::Algorithm::Sha256, &[0; 10]);
+        let rotten = Offset(writer.source().view().blob_record(&leaf).unwrap().unwrap().id.0 + 40);
+        let mut bytes = [0; 4];
+        writer.medium.read_at(rotten, &mut bytes).unwrap();
+        writer.medium.write_at(rotten, &[&bytes.map(|byte| !byte)], false).unwrap();
+        directory.record(true);
+        assert!(matches!(store.dereference(&root), Err(Error::Damaged(_))));
+        writer.medium.write_at(rotten, &[&bytes], false).unwrap();
+        let is_chunk = |step: &Step| match &step.action {
+            Action::Write { bytes, .. } => bytes.len() == 64 && bytes[8] == Kind::Chunk as u8,
+            _ => false,
+        };
+        chunks += directory.steps().iter().filter(|step| is_chunk(step)).count();
+        let large = store.put(&vec![3; 70_000]).unwrap().digest;
+        let killed = SimDirectory::new(64 << 20);
+        killed.insert("a.pack", directory.bytes("a.pack").unwrap());
+        let again = Store::options().open_in(killed.open("a.pack", true).unwrap(), How::Open).unwrap().unwrap();
+        assert!(again.contains(&large).unwrap());
+        assert_eq!((again.recovery().dropped_blobs, again.recovery().dropped_commits), (vec![], 0), "{fill}");
+    }
+    assert!(chunks > 2, "{chunks}");
 }
