@@ -362,12 +362,24 @@ impl Error {
             Error::Batch { source, .. } => source.kind(),
             Error::Io { source, .. } => source.kind(),
             Error::NoSpace { .. } => io::ErrorKind::StorageFull,
-            Error::Damaged(_) | Error::DigestMismatch { .. } | Error::NotAPack { .. } => io::ErrorKind::InvalidData,
+            Error::LimitReached { .. } => io::ErrorKind::QuotaExceeded,
+            Error::TooLarge { .. } => io::ErrorKind::FileTooLarge,
+            Error::Damaged(_) | Error::DigestMismatch { .. } | Error::SizeMismatch { .. } | Error::NotAPack { .. } => {
+                io::ErrorKind::InvalidData
+            }
+            #[cfg(feature = "oci")]
+            Error::Image(_) => io::ErrorKind::InvalidData,
+            Error::UnsupportedVersion { .. } | Error::UnsupportedFeature { .. } => io::ErrorKind::Unsupported,
+            Error::ReadOnly { .. } => io::ErrorKind::ReadOnlyFilesystem,
+            Error::InUse { .. } => io::ErrorKind::ResourceBusy,
             Error::Locked { .. } | Error::Busy { .. } => io::ErrorKind::WouldBlock,
             Error::InvalidDigest { .. }
             | Error::InvalidName { .. }
             | Error::UnsupportedAlgorithm { .. }
+            | Error::AmbiguousPrefix { .. }
             | Error::RangeOutside { .. } => io::ErrorKind::InvalidInput,
+            #[cfg(feature = "oci")]
+            Error::InvalidLocation { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         }
     }

@@ -801,6 +801,28 @@ fn a_stream_that_meets_the_limit_goes_on_where_another_came_to_nothing() {
     assert_eq!(store.verify().unwrap().damage, []);
 }
 
+/// What is wrong with an upload, or what it may not do, was of no kind as an `io::Error`: only its text told it from
+/// anything else.
+#[test]
+fn errors_have_the_kinds_that_the_standard_library_has_for_them() {
+    use std::io::ErrorKind;
+    fn kind<T: std::fmt::Debug>(result: blobpack::Result<T>) -> ErrorKind {
+        std::io::Error::from(result.unwrap_err()).kind()
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::options().max_bytes(1 << 20).open(directory.path()).unwrap();
+    let digest = store.put(b"a blob").unwrap().digest;
+    let mut short = store.writer(Algorithm::Sha256).unwrap().expect_size(5);
+    short.write_all(b"more than five").unwrap();
+    assert_eq!(kind(short.commit()), ErrorKind::InvalidData);
+    let mut long = store.writer(Algorithm::Sha256).unwrap();
+    assert_eq!(long.write_all(&content(1, 2 << 20)).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    assert_eq!(kind(store.compact()), ErrorKind::ResourceBusy);
+    assert_eq!(kind(long.commit()), ErrorKind::QuotaExceeded);
+    let reader = Store::options().read_only(true).open(directory.path()).unwrap();
+    assert_eq!(kind(reader.dereference(&digest)), ErrorKind::ReadOnlyFilesystem);
+}
+
 #[test]
 fn a_compaction_refuses_open_writers_and_names_them() {
     let store = Store::temporary().unwrap();
