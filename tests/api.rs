@@ -749,6 +749,38 @@ fn the_limit_of_bytes_is_kept_and_removals_go_on_at_it() {
     store.put(&content(79, 100_000)).unwrap();
 }
 
+/// Who was killed at its limit of bytes was refused with that limit ever after, and nothing said what to do.
+#[test]
+fn what_was_killed_at_its_limit_of_bytes_opens_with_a_larger_one_and_is_compacted_below_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Store::options().durability(Durability::Process);
+    let store = options.open(directory.path().join("a.pack")).unwrap();
+    let stored: Vec<_> = (0..1000).map(|number| store.put(&content(number, 1000)).unwrap().digest).collect();
+    // Killed: the file as it is.
+    let path = directory.path().join("killed.pack");
+    std::fs::copy(store.path(), &path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let limited = options.clone().max_bytes(before.len() as u64);
+    for _ in 0..2 {
+        let error = limited.open(&path).unwrap_err();
+        assert!(matches!(error, Error::LimitReached { limit, .. } if limit == before.len() as u64), "{error}");
+    }
+    let after = std::fs::read(&path).unwrap();
+    assert!(after[..before.len()] == before[..] && after[before.len()..].iter().all(|byte| *byte == 0));
+    let are_there = |store: &Store, some: &[Digest]| some.iter().all(|d| store.get(d).unwrap().verify().is_ok());
+    assert!(are_there(&Store::options().read_only(true).open(&path).unwrap(), &stored));
+    let larger = options.open(&path).unwrap();
+    assert!(are_there(&larger, &stored));
+    let (gone, kept) = stored.split_at(980);
+    gone.iter().for_each(|digest| drop(larger.dereference(digest).unwrap()));
+    larger.compact().unwrap();
+    larger.close().unwrap();
+    let store = limited.open(&path).unwrap();
+    assert!(are_there(&store, kept));
+    store.put(b"one more").unwrap();
+    assert!(path.metadata().unwrap().len() <= before.len() as u64);
+}
+
 /// Who put a large blob again and again that was there, or cancelled many streams, was at the limit until a compaction
 /// came, with hardly anything stored.
 #[test]

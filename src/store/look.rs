@@ -93,8 +93,8 @@ impl<M: Medium> Store<M> {
 
     /// Who keeps what, and what would go without them: a dry run of dropping their references.
     ///
-    /// Reads all records of the index: some 80 bytes of memory a blob, 110 where callers hold a reference on it, and 24
-    /// a link. On a store that writes, commits wait meanwhile.
+    /// Reads all records of the index, and walks all that each name reaches: some 80 bytes of memory a blob, 110 where
+    /// callers hold a reference on it, and 24 a link. On a store that writes, commits wait meanwhile.
     ///
     /// # Errors
     /// Those of a damaged or unreadable index.

@@ -120,6 +120,10 @@ impl OpenOptions {
     /// The longest that the file may become, in bytes; what needs more fails with [`Error::LimitReached`]. It counts
     /// what a compaction would give back, too: removed blobs, and large ones that were cancelled or stored already
     /// before the pack was opened this time.
+    ///
+    /// Opening what a killed writer has left takes some room at the end of the file. Where the limit has none, it fails
+    /// with [`Error::LimitReached`] too, and nothing is lost: with a higher limit the pack opens, blobs can be removed,
+    /// and a [compaction](Store::compact) makes room.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> OpenOptions {
         self.max_bytes = bytes.min(FILE_BYTES_MAX);

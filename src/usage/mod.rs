@@ -1,7 +1,8 @@
 //! What keeps a blob, what a blob keeps, and what that costs: [`Tree`], [`Why`] and [`Usage`].
 //!
 //! All three read the records that they need into a [`Graph`] and work on that: memory and time are linear in the blobs
-//! and links that are looked at, however deep the graph and however many paths lead through it. Nothing here recurses.
+//! and links that are looked at, however deep the graph and however many paths lead through it. (The time of a usage is
+//! so for each name, as that is a dry run of its own.) Nothing here recurses.
 
 mod graph;
 mod names;
