@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use blobpack::format::Kind;
+use blobpack::format::{Kind, LinkSlot};
 use blobpack::medium::SimDirectory;
 use blobpack::store::How;
 use blobpack::{Algorithm, CompactOptions, Digest, Error, Finding, Name, Result, Store};
 use proptest::prelude::*;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, IntoBytes};
 
 mod common;
 #[path = "rot/parts.rs"]
@@ -246,4 +248,31 @@ fn a_file_that_was_cut_off_within_a_blob_is_made_whole_without_it() {
     assert!(store.verify().unwrap().damage.is_empty());
     // The reference that it held on the other blob belongs to a caller.
     assert_eq!(store.dereference(&kept).unwrap().blobs(), 1);
+}
+
+/// Each of many links leads to the beginning of the same long list of links that are left out. That was walked for each
+/// anew: a small pack could take hours.
+#[test]
+fn no_list_of_what_is_left_out_is_walked_again_and_again() {
+    let blobs = (0..41).map(|n| (false, 0, if (20..40).contains(&n) { Fate::Payload } else { Fate::Sound })).collect();
+    let links = (0..40).map(|to| (40, to)).collect();
+    let (directory, digests, _) = damaged(&Plan { blobs, links, names: vec![] });
+    let mut bytes = directory.bytes(PACK).unwrap();
+    let ids: Vec<u64> = digests
+        .iter()
+        .map(|digest| of_kind(&bytes, Kind::Blob).iter().find(|frame| frame.digest == Some(*digest)).unwrap().offset.0)
+        .collect();
+    let mut forged = 0;
+    for (at, length) in parts::index(&bytes) {
+        for slot in bytes[at as usize..][..length as usize].chunks_exact_mut(64) {
+            let link = LinkSlot::read_from_bytes(slot).unwrap();
+            if link.kind == Kind::Link as u8 && link.is_sealed() && ids[..20].contains(&link.to.get()) {
+                slot.copy_from_slice(LinkSlot { next_out: U64::new(ids[39]), ..link }.sealed().as_bytes());
+                forged += 1;
+            }
+        }
+    }
+    assert_eq!(forged, 20);
+    let store = open_simulated(&inserted(bytes, FILE_BYTES_MAX), &small(), How::Open).unwrap();
+    assert!(store.compact_with(CompactOptions::new().leave_out_damaged()).unwrap_err().is_damage());
 }
