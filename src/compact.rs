@@ -95,7 +95,8 @@ impl CompactOptions {
     }
 
     /// Does nothing where less than this share of what the file takes would be given back, in percent: what
-    /// [`compaction_estimate`](crate::Store::compaction_estimate) says. Takes its memory.
+    /// [`compaction_estimate`](crate::Store::compaction_estimate) says. Takes its memory. What is damaged is
+    /// [left out](CompactOptions::leave_out_damaged) however little that gives back.
     #[must_use]
     pub fn min_dead(mut self, percent: u8) -> CompactOptions {
         self.min_dead = percent;
@@ -359,7 +360,8 @@ fn compact_once<M: Medium>(
         let before_bytes = old.blocks().map_err(io("look at the file"))?;
         let (slots, depth) = shape(survey.counters.records(), &settings.tuning);
         let need = survey.need(slots, depth, settings.tuning.reserve_segments);
-        if gives_too_little(&view, settings, before_bytes, options.min_dead)? {
+        let is_sound = left_out.findings.is_empty();
+        if is_sound && gives_too_little(&view, settings, before_bytes, options.min_dead)? {
             let (after_bytes, left_out) = (before_bytes, Vec::new());
             compacted =
                 Some(Compacted { before_bytes, after_bytes, freed_bytes: 0, blobs: 0, skipped: true, left_out });

@@ -250,6 +250,23 @@ fn a_file_that_was_cut_off_within_a_blob_is_made_whole_without_it() {
     assert_eq!(store.dereference(&kept).unwrap().blobs(), 1);
 }
 
+/// Whoever asks both for this and for a share to be given back was told of the damage instead, or of nothing at all.
+#[test]
+fn what_is_damaged_is_left_out_however_little_that_gives_back() {
+    let name = (0, true);
+    for (fate, names) in [(Fate::Payload, vec![]), (Fate::Sound, vec![name]), (Fate::Payload, vec![name, (1, false)])] {
+        let blobs = vec![(false, 0, fate), (false, 0, Fate::Sound)];
+        let lost = usize::from(fate == Fate::Payload) + usize::from(names.contains(&name));
+        let (directory, ..) = damaged(&Plan { blobs, links: vec![], names });
+        let store = open_simulated(&directory, &small(), How::Open).unwrap();
+        let compact = || store.compact_with(CompactOptions::new().leave_out_damaged().min_dead(100)).unwrap();
+        let compacted = compact();
+        assert_eq!((compacted.skipped, compacted.left_out.len()), (false, lost), "{compacted:?}");
+        assert!(store.verify().unwrap().damage.is_empty());
+        assert!(compact().skipped, "nothing is damaged any more");
+    }
+}
+
 /// Each of many links leads to the beginning of the same long list of links that are left out. That was walked for each
 /// anew: a small pack could take hours.
 #[test]
