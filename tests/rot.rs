@@ -959,6 +959,40 @@ fn a_forged_chunk_gets_no_more_of_the_disk_than_a_chunk_needs() {
     assert!(store.contains(&Digest::of(Algorithm::Sha256, b"another")).unwrap());
 }
 
+/// A record and an old commit were damaged: neither index nor log can be made from the other any more, and the help led
+/// from a repair to a compaction and from there to nothing. All blobs but one can be had, and the help says how.
+#[cfg(feature = "cli")]
+#[test]
+fn what_is_left_where_index_and_log_are_damaged_goes_to_a_new_pack_as_the_help_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blobs.pack");
+    let store = Store::options().open(&path).unwrap();
+    let digests: Vec<Digest> = (0..9).map(|seed| store.put(&content(seed, 1000)).unwrap().digest).collect();
+    store.close().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let commit = of_kind(&bytes, Kind::Commit)[4].offset.0 as usize;
+    flip(&mut bytes, (commit + 80) * 8);
+    let (segment, _) = *index(&bytes).iter().find(|(_, length)| *length > 4000).unwrap();
+    let is_used = |slot: &usize| bytes[*slot..][..8].iter().any(|byte| *byte > 0);
+    let record = (1..64).map(|slot| segment as usize + 64 * slot).find(is_used).unwrap();
+    flip(&mut bytes, (record + 20) * 8);
+    std::fs::write(&path, bytes).unwrap();
+
+    for verb in [&["verify", "--repair"][..], &["rebuild"], &["compact"], &["compact", "--leave-out-damaged"]] {
+        let (code, said) = survives(&path, verb);
+        assert_eq!(code, 4, "{verb:?}: {said}");
+        assert_eq!(said.contains("see `blobpack compact --help`"), verb[0] == "verify", "{verb:?}: {said}");
+    }
+    let shown: Vec<String> = blobpack::inspect(&path).unwrap().map(|item| item.detail).collect();
+    let stored = |digest: &&Digest| shown.iter().any(|detail| detail.starts_with(&digest.to_string()));
+    assert_eq!(digests.iter().filter(stored).count(), 9);
+    let got = digests.iter().filter(|digest| survives(&path, &["get", &digest.to_string()]).0 == 0);
+    assert_eq!(got.count(), 8);
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_blobpack")).args(["compact", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("Where index and log are both damaged") && help.contains("`inspect` shows"), "{help}");
+}
+
 /// The tool on a real file: what is damaged is named with who links to it, and what can be had is brought back.
 #[cfg(feature = "cli")]
 #[test]

@@ -38,7 +38,8 @@ Prints the bytes before, after and freed.
 A damaged blob is an error, and nothing is changed; let `verify --repair` do first what it can. What then is still \
 damaged --leave-out-damaged leaves out and tells: blobs, with their links and names, and names whose texts are \
 damaged, whatever --min-dead says. What links to them is incomplete until they are stored and linked again. Without \
---output the damaged pack is replaced.
+--output the damaged pack is replaced. Where index and log are both damaged nothing can be compacted: `get` what it \
+still finds, by the digests that `inspect` shows, and put that into a new pack.
 --json prints one object: {\"before_bytes\",\"after_bytes\",\"freed_bytes\"}, with --leave-out-damaged also \
 \"left_out\":[{\"offset\",\"digest\",\"name\",\"what\",\"referrers\"}...].")]
 pub struct Compact {

@@ -133,7 +133,9 @@ impl Verify {
                 match store.compact() {
                     // What is lost keeps it from being copied: the list at the end names all of that.
                     Err(error) if error.is_damage() => {
-                        note(&format!("no new log could be made from the index: {error}"));
+                        note(&format!(
+                            "no new log could be made from the index: {error}; see `blobpack compact --help`"
+                        ));
                     }
                     made => {
                         made?;

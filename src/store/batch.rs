@@ -73,7 +73,7 @@ impl<M: Medium> Batch<M> {
         self.add(Staged::whole(self.shared.clone(), algorithm, bytes)?)
     }
 
-    /// Stores a blob that a writer has [staged](BlobWriter::stage). Returns its digest.
+    /// Stores a blob that a writer has [staged](crate::BlobWriter::stage). Returns its digest.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] for one of another store.
