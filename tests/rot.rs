@@ -518,6 +518,23 @@ fn a_damaged_newest_commit_is_dropped_with_a_word() {
     }
 }
 
+/// Verbs that write dropped it without a word.
+#[cfg(feature = "cli")]
+#[test]
+fn the_tool_tells_of_what_is_dropped_once() {
+    let (mut bytes, digests) = puts(3);
+    let commit = *of_kind(&bytes, Kind::Commit).last().unwrap();
+    flip(&mut bytes, commit.offset.0 as usize * 8);
+    let directory = tempfile::tempdir().unwrap();
+    let pack = directory.path().join(PACK);
+    std::fs::write(&pack, bytes).unwrap();
+    for told in [true, false] {
+        let (code, said) = survives(&pack, &["ref", &digests[0].to_string()]);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(said.contains("dropped 1 commit that the log's end does not hold whole"), told, "{said}");
+    }
+}
+
 /// The commit that the newest one vouches for was damaged itself, so none was counted, and the tool told of no loss.
 #[test]
 fn a_damaged_commit_that_only_the_newest_vouches_for_counts_as_lost() {

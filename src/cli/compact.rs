@@ -48,7 +48,7 @@ pub struct Compact {
     /// Do nothing where less than so many percent would be given back; `stat` says how much that is
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     min_dead: Option<u8>,
-    /// Write the compacted pack to this file, on another file system if need be, and leave the pack as it is
+    /// Write the compacted pack to this file, on another file system if need be, and leave the pack where it is
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Leave out blobs and names that are damaged, and tell each

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blobpack::{Algorithm, Descriptor, Digest, Error, OpenOptions, Removed, Store};
+use blobpack::{Algorithm, Descriptor, Digest, Error, OpenOptions, Recovery, Removed, Store};
 use clap::Args;
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ pub struct WritePack {
 impl WritePack {
     /// Opens a pack that is there, for writing.
     pub fn open(&self) -> Result<Store, Failure> {
-        Ok(self.options().open(&self.path)?)
+        Ok(self.options().open(&self.path).inspect(|store| note_dropped(&store.recovery()))?)
     }
 
     /// Opens the pack for reading, if there is one.
@@ -56,7 +56,7 @@ impl WritePack {
 
     /// Opens the pack for writing, or creates it.
     pub fn open_or_create(&self) -> Result<Store, Failure> {
-        Ok(self.options().create(true).open(&self.path)?)
+        Ok(self.options().create(true).open(&self.path).inspect(|store| note_dropped(&store.recovery()))?)
     }
 
     /// How the pack is opened.
@@ -80,6 +80,13 @@ pub struct Json {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Says how much was found behind the log's end, and is taken to be incomplete.
+pub fn note_dropped(recovery: &Recovery) {
+    if recovery.dropped_commits > 0 {
+        note(&format!("dropped {} that the log's end does not hold whole", count(recovery.dropped_commits, "commit")));
+    }
 }
 
 /// Ends the work with a pack that was written to.

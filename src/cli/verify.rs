@@ -7,7 +7,7 @@ use blobpack::{Error, Finding, LostName, Recovery, Result, Store, Verified};
 
 use super::failure::Failure;
 use super::output::{Output, count, note, size_note};
-use super::pack::{Json, WritePack, close};
+use super::pack::{Json, WritePack, close, note_dropped};
 use super::progress;
 
 /// Read every blob and compare digests, counts, links, names, and index with log.
@@ -165,9 +165,7 @@ fn report_loss(recovery: &Recovery) {
     for digest in &recovery.lost_blobs {
         note(&format!("lost: {digest}"));
     }
-    if recovery.dropped_commits > 0 {
-        note(&format!("dropped {} that the log's end does not hold whole", count(recovery.dropped_commits, "commit")));
-    }
+    note_dropped(recovery);
     for digest in &recovery.dropped_blobs {
         note(&format!("dropped: {digest}"));
     }
