@@ -22,6 +22,8 @@
 //! mount option `discard`): that took two fifths of the whole. It is left to a thread, unless somebody may wait for the
 //! space.
 //!
+//! A damaged blob ends it with nothing changed, or is left out where that is asked for: see `left_out.rs`.
+//!
 //! Identity, and with it the order of listings, stays. The old file is not changed but for the flag: readers that have
 //! it mapped go on, and move when they look the next time.
 

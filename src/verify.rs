@@ -61,7 +61,7 @@ pub struct Finding {
     pub name: Option<Name>,
     /// What is wrong, in one line.
     pub what: String,
-    /// Where a blob's bytes or its frame are damaged: the blobs that link to it, and are incomplete without it.
+    /// Where a blob can't be had as it is: the blobs that link to it, and are incomplete without it.
     pub referrers: Vec<Digest>,
 }
 
@@ -373,10 +373,6 @@ impl<'a, M: Medium> Verifier<'a, M> {
                 let (blob, digest) = &blobs[number];
                 match what {
                     Wrong::Lost(what) => {
-                        self.lost.push((blob.id, self.result.damage.len()));
-                        self.found(Some(blob.id), *digest, what);
-                    }
-                    Wrong::Record(what) => {
                         self.lost.push((blob.id, self.result.damage.len()));
                         self.found(Some(blob.id), *digest, what);
                     }

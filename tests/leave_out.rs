@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use blobpack::format::{Kind, LinkSlot};
+use blobpack::format::{BlobSlot, Kind, LinkSlot};
 use blobpack::medium::SimDirectory;
 use blobpack::store::How;
 use blobpack::{Algorithm, CompactOptions, Digest, Error, Finding, Name, Result, Store};
@@ -292,4 +292,28 @@ fn no_list_of_what_is_left_out_is_walked_again_and_again() {
     assert_eq!(forged, 20);
     let store = open_simulated(&inserted(bytes, FILE_BYTES_MAX), &small(), How::Open).unwrap();
     assert!(store.compact_with(CompactOptions::new().leave_out_damaged()).unwrap_err().is_damage());
+}
+
+/// Who links to it was told of no blob whose record is wrong, though nobody can get it.
+#[test]
+fn a_blob_whose_record_is_wrong_is_left_out_and_told_with_who_links_to_it() {
+    let blobs = vec![(false, 0, Fate::Sound), (false, 0, Fate::Sound)];
+    let (directory, digests, _) = damaged(&Plan { blobs, links: vec![(1, 0)], names: vec![] });
+    let mut bytes = directory.bytes(PACK).unwrap();
+    let id = of_kind(&bytes, Kind::Blob).iter().find(|frame| frame.digest == Some(digests[0])).unwrap().offset.0;
+    for (at, length) in parts::index(&bytes) {
+        for slot in bytes[at as usize..][..length as usize].chunks_exact_mut(64) {
+            let blob = BlobSlot::read_from_bytes(slot).unwrap();
+            if blob.kind == Kind::Blob as u8 && blob.is_sealed() && blob.offset.get() == id {
+                slot.copy_from_slice(BlobSlot { tag: U64::new(blob.tag.get() ^ 1), ..blob }.sealed().as_bytes());
+            }
+        }
+    }
+    let store = open_simulated(&inserted(bytes, FILE_BYTES_MAX), &small(), How::Open).unwrap();
+    let damage = store.verify().unwrap().damage;
+    let found = damage.iter().find(|found| found.what.contains("the tag of another digest")).unwrap();
+    assert_eq!((found.digest, &found.referrers[..]), (Some(digests[0]), &digests[1..]));
+    let left_out = store.compact_with(CompactOptions::new().leave_out_damaged()).unwrap().left_out;
+    assert_eq!(left_out.iter().map(|finding| finding.digest).collect::<Vec<_>>(), [Some(digests[0])]);
+    assert!(store.verify().unwrap().damage.is_empty());
 }

@@ -36,10 +36,8 @@ pub(super) struct Looked {
 
 /// What is wrong with a blob.
 pub(super) enum Wrong {
-    /// It has no frame, or none that can be read.
+    /// It has no frame, or none that can be read, or one that the record does not agree with.
     Lost(String),
-    /// Frame and record disagree.
-    Record(&'static str),
     /// The bytes here are not those of the digest.
     Payload(Offset, Digest, String),
 }
@@ -117,10 +115,10 @@ impl<'a, M: Medium> Contents<'a, M> {
         let digest = match read {
             Ok(Some(Frame { digest: Some(digest), length, .. })) => {
                 if length != blob.length {
-                    part.wrong.push((number, Wrong::Record("record and frame disagree on the length")));
+                    part.wrong.push((number, Wrong::Lost("record and frame disagree on the length".into())));
                 }
                 if self.view.tagger().of_blob(&digest) != blob.tag {
-                    part.wrong.push((number, Wrong::Record("the record has the tag of another digest")));
+                    part.wrong.push((number, Wrong::Lost("the record has the tag of another digest".into())));
                 }
                 Some(digest)
             }
