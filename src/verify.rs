@@ -17,7 +17,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::thread::{self, ScopedJoinHandle};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use crate::compact::Progress;
@@ -343,24 +344,24 @@ impl<'a, M: Medium> Verifier<'a, M> {
         let contents = Contents::new(self.view, &blobs);
         let cores = contents.threads();
         let mut looked = thread::scope(|scope| {
-            let another = || thread::Builder::new().spawn_scoped(scope, || contents.look()).ok();
-            let mut others: Vec<_> = (1..cores).map_while(|_| another()).collect();
-            meanwhile(self);
-            let last = if cores > 1 { another() } else { None };
-            let here = match last {
-                Some(last) => {
-                    others.push(last);
-                    while !others.iter().all(ScopedJoinHandle::is_finished) {
-                        progress(contents.so_far());
-                        thread::park_timeout(PROGRESS_EVERY);
-                    }
-                    Vec::new()
-                }
-                // One core, or no more threads to be had.
-                None => contents.look(),
+            let (sender, parts) = mpsc::channel();
+            let another = || {
+                let (sender, contents) = (sender.clone(), &contents);
+                thread::Builder::new().spawn_scoped(scope, move || sender.send(contents.look())).is_ok()
             };
-            let others = others.into_iter().flat_map(|other| other.join().expect("hashing does not panic"));
-            here.into_iter().chain(others).collect::<Vec<_>>()
+            let all_there = (1..cores).all(|_| another());
+            meanwhile(self);
+            let none_here = cores > 1 && all_there && another();
+            // One core, or no more threads to be had.
+            let mut looked = if none_here { Vec::new() } else { contents.look() };
+            drop(sender);
+            loop {
+                match parts.recv_timeout(PROGRESS_EVERY) {
+                    Ok(part) => looked.extend(part),
+                    Err(RecvTimeoutError::Timeout) => progress(contents.so_far()),
+                    Err(RecvTimeoutError::Disconnected) => break looked,
+                }
+            }
         });
         let end = contents.so_far();
         looked.sort_unstable_by_key(|part| part.first);
