@@ -1,16 +1,17 @@
 //! Listings: of all blobs in the order of their tags, and of the links of one.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Offset;
 use crate::graph::Side;
 use crate::index::probe::Answer;
 use crate::medium::{Disk, Medium};
 use crate::pack::Shared;
-use crate::record::{Descriptor, Key, Record};
+use crate::record::{BlobRecord, Descriptor, Key, Record};
 use crate::source::Source;
 use crate::view::View;
 
@@ -21,7 +22,8 @@ pub struct Descriptors<M: Medium = Disk> {
     next: Option<u64>,
     /// Tag and digest of the one that it begins after.
     after: Option<(u64, Digest)>,
-    ready: VecDeque<Descriptor>,
+    /// With what is wrong with blobs whose frames do not say what they are, each in its place.
+    ready: VecDeque<Result<Descriptor>>,
 }
 
 impl<M: Medium> Descriptors<M> {
@@ -32,28 +34,43 @@ impl<M: Medium> Descriptors<M> {
 
     fn fill(&mut self, from: u64) -> Result<()> {
         let source = self.shared.source();
-        let (mut blobs, next) = source.ask(|view| {
-            let (records, next) = view.records_from(from)?;
-            let mut blobs = Vec::new();
-            for record in records {
-                if let Record::Blob(blob) = record
-                    && blob.tag >= from
-                {
+        let mut lost: Vec<(BlobRecord, Error)> = Vec::new();
+        let (blobs, next) = loop {
+            let asked = Cell::new(None);
+            let answer = source.ask(|view| {
+                asked.set(None);
+                let (records, next) = view.records_from(from)?;
+                let mut blobs = Vec::new();
+                for record in records {
+                    let Record::Blob(blob) = record else { continue };
+                    if blob.tag < from || lost.iter().any(|(lost, _)| (lost.id, lost.tag) == (blob.id, blob.tag)) {
+                        continue;
+                    }
+                    asked.set(Some(blob));
                     let digest = view.digest_at(blob.id)?;
                     if view.tagger().of_blob(&digest) != blob.tag {
                         return Err(view.damaged(blob.id, "the record has the tag of another digest").into());
                     }
-                    blobs.push((blob.tag, digest, blob));
+                    asked.set(None);
+                    blobs.push((blob, digest));
                 }
+                Ok((blobs, next))
+            });
+            match (answer, asked.take()) {
+                (Ok(found), _) => break found,
+                (Err(error), Some(blob)) if error.is_damage() => lost.push((blob, error)),
+                (Err(error), _) => return Err(error),
             }
-            Ok((blobs, next))
-        })?;
-        blobs.sort_unstable_by_key(|(tag, digest, _)| (*tag, *digest));
+        };
+        let sound = blobs.iter().map(|(blob, digest)| (blob.tag, Some(*digest), Ok(Descriptor::new(*digest, blob))));
+        let lost = lost.into_iter().map(|(blob, error)| (blob.tag, None, Err(error)));
+        let mut found: Vec<_> = sound.chain(lost).collect();
+        found.sort_by_key(|(tag, digest, _)| (*tag, *digest));
         // One that dies and comes back in one batch has two records for a moment.
-        blobs.dedup_by_key(|(_, digest, _)| *digest);
-        let after = self.after.take();
-        let ready = blobs.iter().filter(|(tag, digest, _)| after.is_none_or(|after| (*tag, *digest) > after));
-        self.ready.extend(ready.map(|(_, digest, blob)| Descriptor::new(*digest, blob)));
+        found.dedup_by(|one, other| one.1.is_some() && one.1 == other.1);
+        let after = self.after.take().map(|(tag, digest)| (tag, Some(digest)));
+        let found = found.into_iter().filter(|(tag, digest, _)| after.is_none_or(|after| (*tag, *digest) > after));
+        self.ready.extend(found.map(|(.., descriptor)| descriptor));
         self.next = next;
         Ok(())
     }
@@ -65,7 +82,7 @@ impl<M: Medium> Iterator for Descriptors<M> {
     fn next(&mut self) -> Option<Result<Descriptor>> {
         loop {
             if let Some(descriptor) = self.ready.pop_front() {
-                return Some(Ok(descriptor));
+                return Some(descriptor);
             }
             let from = self.next?;
             if let Err(error) = self.fill(from) {

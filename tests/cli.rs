@@ -927,6 +927,22 @@ fn verify_repairs_an_index() {
 }
 
 #[test]
+fn ls_lists_the_others_where_one_blob_can_not_be_told() {
+    let place = Place::new();
+    let digests: Vec<String> = (0..9).map(|seed| place.put(&[seed; 100])).collect();
+    let hex = digests[4].strip_prefix("sha256:").unwrap();
+    let raw: Vec<u8> = (0..32).map(|n| u8::from_str_radix(&hex[2 * n..][..2], 16).unwrap()).collect();
+    place.spoil(&raw);
+    for form in [&["ls", "store.pack"][..], &["ls", "--long", "store.pack"], &["ls", "--json", "store.pack"]] {
+        let listed = place.call(form.iter().copied()).expect(code::DAMAGE);
+        let lines = String::from_utf8(listed.stdout).unwrap();
+        assert_eq!(lines.lines().count(), 8, "{lines}");
+        assert!(digests.iter().enumerate().all(|(n, digest)| lines.contains(digest) == (n != 4)), "{lines}");
+        assert!(listed.stderr.contains("damaged at offset") && listed.stderr.lines().count() == 1, "{}", listed.stderr);
+    }
+}
+
+#[test]
 fn a_file_that_was_cut_off_is_repaired_as_its_error_says() {
     // Nothing was lost but bytes of the index, and nobody could open it.
     let place = Place::new();

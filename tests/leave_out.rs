@@ -148,6 +148,17 @@ proptest! {
         let lost: Vec<Digest> = (0..digests.len()).filter(|n| is_lost(*n)).map(|n| digests[n]).collect();
         let lost_names = plan.names.iter().filter(|(blob, torn)| *torn || is_lost(*blob)).count();
 
+        // A listing has all of them, as errors where the header is lost, and goes on from any.
+        let listed: Vec<Option<Digest>> = store.list().map(Result::ok).collect();
+        let unknown = plan.blobs.iter().filter(|(.., fate)| matches!(fate, Fate::Header | Fate::Both)).count();
+        let errors = listed.iter().filter(|digest| digest.is_none()).count();
+        prop_assert_eq!((listed.len(), errors), (digests.len(), unknown));
+        for (at, digest) in listed.iter().enumerate() {
+            let Some(digest) = digest else { continue };
+            let after: Vec<Option<Digest>> = store.list_after(digest).map(Result::ok).collect();
+            prop_assert_eq!(&after, &listed[at + 1..]);
+        }
+
         // Unasked it loses nothing.
         let file = directory.bytes(PACK).unwrap();
         if lost.is_empty() && lost_names == 0 {

@@ -1,14 +1,16 @@
 //! `blobpack ls`: what is in the pack.
 
+use blobpack::Error;
 use clap::Args;
 
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{Output, complain};
 use super::pack::{Json, ReadPack, long_line, resolve};
 
 /// List the blobs, a digest a line.
 ///
-/// The order is the pack's own and stays the same; a listing that was cut off goes on with --after.
+/// The order is the pack's own and stays the same; a listing that was cut off goes on with --after. Where the disk has
+/// lost what a blob is, that is told, and the others are listed.
 ///
 /// Counts: none change.
 ///
@@ -43,27 +45,41 @@ impl Ls {
     /// Lists the blobs.
     pub fn run(self) -> Result<(), Failure> {
         let store = self.pack.open()?;
-        let mut output = Output::new();
+        let output = Output::new();
         let after = self.after.as_deref().map(|text| resolve(&store, text)).transpose()?;
         if self.long || self.format.json {
             let blobs = after.map_or_else(|| store.descriptors(), |digest| store.descriptors_after(&digest));
-            for blob in blobs {
-                match blob? {
-                    blob if self.format.json => output.json(&blob)?,
-                    blob => output.line(long_line(&blob))?,
-                }
-                if output.is_closed() {
-                    break;
-                }
-            }
+            print(output, blobs, |output, blob| match blob {
+                blob if self.format.json => output.json(&blob),
+                blob => output.line(long_line(&blob)),
+            })
         } else {
-            for digest in after.map_or_else(|| store.list(), |digest| store.list_after(&digest)) {
-                output.line(digest?)?;
-                if output.is_closed() {
-                    break;
-                }
-            }
+            let digests = after.map_or_else(|| store.list(), |digest| store.list_after(&digest));
+            print(output, digests, |output, digest| output.line(digest))
         }
-        output.flush()
     }
+}
+
+/// Prints all that can be told, and says what can't.
+fn print<T>(
+    mut output: Output,
+    listing: impl Iterator<Item = Result<T, Error>>,
+    line: impl Fn(&mut Output, T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut is_damaged = false;
+    for item in listing {
+        match item {
+            Ok(item) => line(&mut output, item)?,
+            Err(error) if error.is_damage() => {
+                complain(&error.to_string());
+                is_damaged = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if output.is_closed() {
+            break;
+        }
+    }
+    output.flush()?;
+    if is_damaged { Err(Failure::damage()) } else { Ok(()) }
 }

@@ -242,6 +242,9 @@ impl<M: Medium> Store<M> {
 
     /// All digests, in an order that does not change while the store lives, compactions included. Blobs that come or go
     /// while it runs may or may not be among them; all others are, once.
+    ///
+    /// Where the disk has lost what a blob is, its error stands in its place, and others follow. Where it lost what the
+    /// index says of many, an error is the end.
     #[doc(alias = "List")]
     pub fn list(&self) -> List<M> {
         List::new(self.shared.clone(), None)
