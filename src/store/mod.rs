@@ -23,6 +23,8 @@ use crate::verify::{self, Verified};
 use crate::writer::{BlobWriter, Staged};
 
 mod batch;
+#[cfg(all(debug_assertions, not(any(test, loom, shuttle, fuzzing))))]
+pub mod instances;
 mod look;
 mod options;
 mod removed;
