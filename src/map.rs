@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn bytes_are_written_at_every_alignment_and_leave_their_neighbours_alone() {
         for offset in 0..17 {
-            for length in 0..40 {
+            // Every third has all remainders of a word, too.
+            for length in (0..40).step_by(if cfg!(miri) { 3 } else { 1 }) {
                 let map = Map::memory(64);
                 let mut expected = [0xee; 64];
                 map.write_bytes(Offset(0), &expected).unwrap();

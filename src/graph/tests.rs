@@ -579,7 +579,7 @@ fn new_blobs_come_after_those_that_they_link_to_though_put_before() {
 
 #[test]
 fn a_long_chain_is_built_and_freed_on_a_small_stack() {
-    const LENGTH: u64 = if cfg!(miri) { 100 } else { 100_000 };
+    const LENGTH: u64 = if cfg!(miri) { 40 } else { 100_000 };
     let run = || {
         let mut memory = Memory::default();
         memory.batch(|changes, next| {

@@ -19,8 +19,9 @@ pub(super) const ATTEMPTS: u32 = 1000;
 /// From this attempt on it waits a little between two.
 const PATIENT: u32 = 16;
 /// After so many attempts what makes no sense is damage where there may be a writer: one that lost its processor in the
-/// middle of a record has had it again by then, as those who look have slept for milliseconds.
-const DAMAGE_ATTEMPTS: u32 = 100;
+/// middle of a record has had it again by then, as those who look have slept for milliseconds. Under Miri, which takes
+/// long for an attempt, nobody writes beside those who meet damage.
+const DAMAGE_ATTEMPTS: u32 = if cfg!(miri) { PATIENT } else { 100 };
 /// After so many attempts that saw the same directory entry, and a segment that is not the one it names, nothing is
 /// under way: in a live directory every entry agrees with its segment, as a region is freed only after the entry was
 /// swung.
