@@ -817,7 +817,16 @@ fn a_rebuild_of_a_file_that_was_cut_off_that_is_refused_can_be_made_again() {
         if let Ok(store) = read_only(&directory) {
             let whole = |digest| store.get(digest).and_then(|blob| blob.verify()).is_ok();
             // What of the index was not cut off is sound, and nothing is missed.
-            assert_eq!(digests.iter().all(whole), store.verify().unwrap().damage.is_empty());
+            let damage = store.verify().unwrap().damage;
+            if digests.iter().all(whole) {
+                // A run of the index that began behind the cut may hold nothing that a blob needs.
+                let is_run = |found: &blobpack::Finding| {
+                    found.what == "no index run where one should be" && found.offset >= Some(length as u64)
+                };
+                assert!(damage.len() <= 1 && damage.iter().all(is_run), "{damage:?}");
+            } else {
+                assert!(!damage.is_empty());
+            }
             assert!(digests.iter().all(|digest| !matches!(store.find(digest), Ok(None))));
         }
         assert!(directory.bytes(PACK).unwrap()[256 << 10..length] == bytes[256 << 10..length], "{refused}");
