@@ -1,6 +1,7 @@
-//! The store over each medium, compiled once. What is generic is compiled where its types are known: anew in each
-//! program that uses it, were it not named here, as a build with little optimisation takes what the library has (others
-//! compile it anew, to optimise it together with what calls it). Most tests of this repository would compile it anew.
+//! Compiles the store over each medium together with the library. What is generic is compiled where its types become
+//! known, so each program would compile the store anew, and so did the tests of this repository. In a build with little
+//! optimisation the compiler takes what a library has compiled already, and that is what is named here. (With more it
+//! compiles anew all the same, to optimise it together with what calls it.) Nobody calls these functions.
 
 use crate::medium::{Disk, Medium, Sim};
 use crate::{Batch, Blob, BlobWriter, Descriptors, List, OpenOptions, Reader, Store};
